@@ -1,0 +1,53 @@
+"""Fixtures that keep each test to itself: environment, home directory, root logging and contexts."""
+
+from __future__ import annotations
+
+import logging
+import os
+
+import pytest
+
+
+@pytest.fixture
+def anyio_backend():
+    return "asyncio"
+
+
+@pytest.fixture(autouse=True)
+def isolated_environment(monkeypatch, tmp_path):
+    """No setting of the machine reaches a test, and ``RUNLOG_HOME`` is the test's own."""
+    for name in list(os.environ):
+        if name.startswith(("PREFECT_", "RUNLOG_", "OTEL_")) or name in {"NO_COLOR", "FORCE_COLOR"}:
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("RUNLOG_HOME", str(tmp_path / "runlog-home"))
+
+
+@pytest.fixture(autouse=True)
+def restored_logging():
+    """Loggers, their handlers and levels are as before once the test is over."""
+    root = logging.getLogger()
+    root_before = (root.level, root.handlers[:], root.filters[:])
+    before = {
+        name: (logger.level, logger.handlers[:], logger.filters[:], logger.propagate, logger.disabled)
+        for name, logger in root.manager.loggerDict.items()
+        if isinstance(logger, logging.Logger)
+    }
+    disabled_below = root.manager.disable
+    yield
+    root.manager.disable = disabled_below
+    for handler in {id(h): h for logger in [root, *_loggers()] for h in logger.handlers}.values():
+        if handler not in root_before[1] and not any(handler in state[1] for state in before.values()):
+            handler.close()
+    root.setLevel(root_before[0])
+    root.handlers[:], root.filters[:] = root_before[1], root_before[2]
+    for logger in _loggers():
+        level, handlers, filters, propagate, disabled = before.get(
+            logger.name, (logging.NOTSET, [], [], True, False)
+        )
+        logger.setLevel(level)
+        logger.handlers[:], logger.filters[:] = handlers, filters
+        logger.propagate, logger.disabled = propagate, disabled
+
+
+def _loggers():
+    return [item for item in logging.getLogger().manager.loggerDict.values() if isinstance(item, logging.Logger)]
