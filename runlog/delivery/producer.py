@@ -1,0 +1,28 @@
+"""
+Who sends: one producer for each incarnation of a process.
+
+A forked or spawned child is a producer of its own, with its own sequence; so is
+the same program started again. The server keeps one high-water mark for each.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+
+from runlog.records import new_producer_id
+
+
+@dataclass(frozen=True, slots=True)
+class Producer:
+    """The identity under which this process sends to one target."""
+
+    id: str = field(default_factory=new_producer_id)
+    """20 lower-case hex digits."""
+    pid: int = field(default_factory=os.getpid)
+    """The process that it belongs to."""
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether this process is the one that made it, and not a fork of that one."""
+        return os.getpid() == self.pid

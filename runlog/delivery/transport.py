@@ -1,0 +1,248 @@
+"""
+One batch out, one answer in.
+
+`runlog.delivery.worker` gives a batch to a transport and gets an `Answer`;
+what the answer means is decided in `runlog.delivery.retry`. A transport raises
+nothing for trouble on the way: that is an answer without a status.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+import msgspec
+
+from runlog.delivery.retry import Answer
+from runlog.discovery import find_local_server
+from runlog.records import EventBatch, decode_batch
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from runlog._http import Client, Response
+    from runlog.delivery.batching import Batch
+
+CONNECT_TIMEOUT = 3.0
+"""Seconds until a connection must stand: a host that drops packets is found out soon."""
+
+TOTAL_TIMEOUT = 10.0
+"""Seconds until an answer must be there."""
+
+BATCHES_PATH = "/runlog/v1/batches"
+
+
+class Transport(Protocol):
+    """
+    What sends batches to one place.
+
+    The worker calls one method at a time, from whichever thread sends.
+    """
+
+    @property
+    def target(self) -> str | None:
+        """Where batches go now, for people; `None` while there is nowhere to send them."""
+
+    def send(self, producer: str, batch: Batch, *, timeout: float) -> Answer:
+        """
+        Send one batch and wait for the answer.
+
+        Args:
+            producer: The id of the sending process.
+            batch: What to send.
+            timeout: Seconds after which to give up.
+        """
+
+    def close(self) -> None:
+        """Release connections; the next `send` opens new ones."""
+
+    def forget_connections(self) -> None:
+        """Let go of connections that a fork inherited, without a word on them: they are the parent's."""
+
+
+def encode_batch(producer: str, batch: Batch, resource: bytes) -> bytes:
+    """
+    Return the body of ``POST /api/runlog/v1/batches``.
+
+    The events are encoded already, so they are joined and not encoded again.
+
+    Args:
+        producer: 20 hex digits.
+        batch: What to send.
+        resource: The resource attributes as one JSON object.
+    """
+    parts = [f'{{"producer":"{producer}","first_seq":{batch.first_seq},"resource":'.encode(), resource]
+    if batch.dropped:
+        parts += [b',"dropped":', msgspec.json.encode(batch.dropped)]
+    parts += [b',"events":[', b",".join(batch.events), b"]}"]
+    return b"".join(parts)
+
+
+class HTTPTransport:
+    """
+    Send batches to a runlog server.
+
+    Args:
+        api_url: API address, such as ``http://127.0.0.1:4210/api``; `None`
+            looks for the server that runs on this machine, before each batch.
+        home: ``RUNLOG_HOME``, where such a server is looked for.
+        headers: Sent with each request; ``Authorization`` among them.
+        resource: OpenTelemetry resource attributes of this process.
+        client: A client to use instead of one of our own; it is not closed.
+    """
+
+    def __init__(
+        self,
+        api_url: str | None,
+        *,
+        home: Path | None = None,
+        headers: Mapping[str, str] | None = None,
+        resource: Mapping[str, Any] | None = None,
+        client: Client | None = None,
+    ) -> None:
+        self._api_url = api_url.rstrip("/") if api_url else None
+        self._home = home
+        self._headers = dict(headers or {})
+        self._resource = msgspec.json.encode(dict(resource or {}))
+        self._given_client = client
+        self._client: Client | None = None
+
+    def __repr__(self) -> str:
+        return f"<HTTPTransport to {self.target or 'no server'}>"
+
+    @property
+    def target(self) -> str | None:
+        """The API address, or `None` while no server runs on this machine."""
+        if self._api_url is not None:
+            return self._api_url
+        if self._home is None:
+            return None
+        server = find_local_server(self._home)
+        return server.url.rstrip("/") if server else None
+
+    def send(self, producer: str, batch: Batch, *, timeout: float) -> Answer:
+        """Post one batch and read the answer."""
+        target = self.target
+        if target is None:
+            return Answer(None, detail="no log server is running on this machine")
+        from runlog._http import HTTPError, InvalidURL, Timeout  # noqa: PLC0415 - 100 ms, on the first batch only
+
+        try:
+            response = self._open().post(
+                target + BATCHES_PATH,
+                content=encode_batch(producer, batch, self._resource),
+                headers={"Content-Type": "application/json", **self._headers},
+                timeout=Timeout(timeout, connect=min(timeout, CONNECT_TIMEOUT)),
+            )
+        except (HTTPError, InvalidURL, OSError, ValueError) as error:
+            return Answer(None, detail=f"{type(error).__name__}: {error}".rstrip(": "))
+        return read_answer(response.status_code, response.headers, response.content)
+
+    def _open(self) -> Client:
+        if self._given_client is not None:
+            return self._given_client
+        if self._client is None:
+            from runlog._http import Client  # noqa: PLC0415 - as above
+
+            # Redirects are not followed: the key must not go to a host that nobody configured.
+            self._client = Client(follow_redirects=False)
+        return self._client
+
+    def close(self) -> None:
+        """Close our own connections."""
+        client, self._client = self._client, None
+        if client is not None:
+            client.close()
+
+    def forget_connections(self) -> None:
+        """Drop the client unclosed: a TLS farewell from a child would end the parent's session."""
+        self._client = None
+
+
+def read_answer(status: int, headers: Mapping[str, str], body: bytes) -> Answer:
+    """Return what an HTTP response says about a batch; a body that is not ours says nothing."""
+    facts: Any = None
+    try:
+        facts = msgspec.json.decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        detail = ""
+    else:
+        detail = str(facts["detail"]) if isinstance(facts, dict) and "detail" in facts else ""
+    if not isinstance(facts, dict):
+        facts = {}
+    return Answer(
+        status,
+        acked=_integer(facts.get("acked")),
+        expected=_integer(facts.get("expected")),
+        retry_after=_seconds(headers.get("retry-after")),
+        detail=f"HTTP {status} {detail[:500]}".rstrip(),
+    )
+
+
+def _integer(value: Any) -> int | None:
+    return value if type(value) is int else None
+
+
+def _seconds(value: str | None) -> float | None:
+    """Seconds in a ``Retry-After`` header (:rfc:`9110`, 10.2.3), which may also be a date."""
+    if value is None:
+        return None
+    try:
+        return max(0.0, float(value))
+    except ValueError:
+        pass
+    import email.utils  # noqa: PLC0415 - rarely needed
+
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
+    except ValueError:
+        return None
+
+
+@dataclass
+class InMemoryTransport:
+    """
+    A server's end in this process: keeps what it is sent, exactly once and in order, as the real one does.
+
+    Thread-safe for the one sender that a worker is. For tests, ours and users'.
+    """
+
+    target: str | None = "memory"
+    batches: list[EventBatch] = field(default_factory=list)
+    """What was stored, a batch each, without what had been stored before."""
+    answers: list[Answer | BaseException] = field(default_factory=list)
+    """Answers to give instead of storing, first in first out; an exception is raised."""
+    next_seqs: dict[str, int] = field(default_factory=dict)
+    """The seq that each producer must send next."""
+    sends: int = 0
+    """How many batches were sent, stored or not."""
+
+    def send(self, producer: str, batch: Batch, *, timeout: float) -> Answer:  # noqa: ARG002 - nothing to wait for
+        """Store the batch, or give the next answer of `answers`."""
+        self.sends += 1
+        if self.answers:
+            answer = self.answers.pop(0)
+            if isinstance(answer, BaseException):
+                raise answer
+            return answer
+        decoded = decode_batch(encode_batch(producer, batch, b"{}"))
+        expected = self.next_seqs.get(producer, 0)
+        if decoded.first_seq > expected:
+            return Answer(409, expected=expected, detail=f"HTTP 409 expected seq {expected}")
+        if decoded.last_seq >= expected:
+            self.batches.append(decoded)
+            self.next_seqs[producer] = decoded.last_seq + 1
+        return Answer(200, acked=self.next_seqs.get(producer, 0) - 1)
+
+    @property
+    def messages(self) -> list[str]:
+        """The messages of all stored events, in order."""
+        return [event.message for batch in self.batches for event in batch.events]
+
+    def close(self) -> None:
+        """Do nothing: there are no connections."""
+
+    def forget_connections(self) -> None:
+        """Do nothing: there are no connections."""

@@ -1,0 +1,113 @@
+"""
+How a program finds the log server that runs on this machine.
+
+A server publishes its address in ``$RUNLOG_HOME/server.json`` and holds a lock
+for as long as it lives; a program that has no ``PREFECT_API_URL`` reads the
+file and believes it only while the lock is held, so that a file which a killed
+server left behind sends nobody to an address that somebody else may have now.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+RUNTIME_FILE = "server.json"
+LOCK_FILE = "server.lock"
+
+
+class LocalServer(NamedTuple):
+    """A log server that runs on this machine now."""
+
+    url: str
+    """Its API address, such as ``http://127.0.0.1:4210/api``."""
+    pid: int
+
+
+@contextlib.contextmanager
+def publish_local_server(home: Path, url: str) -> Iterator[bool]:
+    """
+    Let programs with the same home find the server at *url* while the block runs.
+
+    Yields `False`, and publishes nothing, if another server is published already.
+
+    Args:
+        home: ``RUNLOG_HOME``; created with mode 0700 if it is missing.
+        url: API address.
+    """
+    home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    # 0600: the file tells where the logs go, and nobody else may redirect them.
+    lock = os.open(home / LOCK_FILE, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
+    try:
+        if not _lock_soon(lock):
+            yield False
+            return
+        runtime_file = home / RUNTIME_FILE
+        fresh = home / f"{RUNTIME_FILE}.{os.getpid()}"
+        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            json.dump({"url": url, "pid": os.getpid()}, file)
+        fresh.replace(runtime_file)  # readers see the old file or the new one, never half of one
+        try:
+            yield True
+        finally:
+            runtime_file.unlink(missing_ok=True)
+    finally:
+        os.close(lock)
+
+
+def find_local_server(home: Path) -> LocalServer | None:
+    """
+    Return the server that is published and alive, else `None`.
+
+    Costs a few system calls; creates nothing and raises nothing.
+    """
+    try:
+        facts = json.loads((home / RUNTIME_FILE).read_bytes())
+        found = LocalServer(str(facts["url"]), int(facts["pid"]))
+        lock = os.open(home / LOCK_FILE, os.O_RDWR)
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+    try:
+        return None if _lock(lock) else found
+    finally:
+        os.close(lock)
+
+
+def _lock_soon(descriptor: int) -> bool:
+    """Take the lock, past the moment for which a reader that looks whether it is free may hold it."""
+    deadline = time.monotonic() + 0.5
+    while not _lock(descriptor):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+if os.name == "nt":  # pragma: no cover - the lock of another system
+    import msvcrt
+
+    def _lock(descriptor: int) -> bool:
+        try:
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+        except OSError:
+            return False
+        return True
+
+else:
+    import fcntl
+
+    def _lock(descriptor: int) -> bool:
+        """Take the lock, which closing the descriptor gives back; `False` if another process has it."""
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return False
+        return True
