@@ -22,7 +22,7 @@ STATEMENTS = (
     "from runlog import get_run_logger",
     "from runlog import flow_run, task_run, get_run_logger",
     "from runlog import setup_logging; setup_logging()",
-    "import runlog.cli; runlog.cli.main(['--help'], standalone_mode=False)",
+    "from runlog.cli import main; main(['--help'])",
 )
 """What is measured, each in an interpreter of its own."""
 

@@ -71,7 +71,7 @@ def commands_markdown() -> str:
 
 def iter_commands() -> Iterator[tuple[str, click.Command]]:
     """Yield every command as its full name, such as ``runlog server start``, and its click object."""
-    from runlog.cli import main  # noqa: PLC0415 - the same as in settings_markdown
+    from runlog.cli.app import cli  # noqa: PLC0415 - the same as in settings_markdown
 
     def walk(path: str, command: click.Command) -> Iterator[tuple[str, click.Command]]:
         yield path, command
@@ -82,7 +82,7 @@ def iter_commands() -> Iterator[tuple[str, click.Command]]:
                 if child is not None and not child.hidden:
                     yield from walk(f"{path} {name}", child)
 
-    return walk("runlog", main)
+    return walk("runlog", cli)
 
 
 def _command_markdown(path: str, command: click.Command) -> str:
