@@ -15,6 +15,7 @@ each handler once more and so delivers what other callbacks logged. Children of
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import sys
 import threading
@@ -23,10 +24,13 @@ import weakref
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from runlog.delivery.worker import DeliveryWorker
 
 _workers: weakref.WeakSet[DeliveryWorker] = weakref.WeakSet()
 _lock = threading.Lock()
+_fork_lock = threading.Lock()
 _watched_pid: int | None = None
 _finalized_pid: int | None = None
 _deadline: float | None = None
@@ -40,8 +44,24 @@ def watch(worker: DeliveryWorker) -> None:
         if _watched_pid is None:
             atexit.register(drain)
             if hasattr(os, "register_at_fork"):
-                os.register_at_fork(after_in_child=_after_fork_in_child)
+                os.register_at_fork(
+                    before=_before_fork,
+                    after_in_parent=_after_fork_in_parent,
+                    after_in_child=_after_fork_in_child,
+                )
         _watched_pid = os.getpid()
+
+
+@contextlib.contextmanager
+def no_fork() -> Iterator[None]:
+    """
+    Keep other threads from forking while the block runs.
+
+    For imports: a module that one thread is importing when another forks stays
+    locked in the child, and whoever imports it there waits for ever.
+    """
+    with _fork_lock:
+        yield
 
 
 def watch_multiprocessing() -> None:
@@ -89,9 +109,18 @@ def is_ending() -> bool:
     return _deadline is not None
 
 
+def _before_fork() -> None:
+    _fork_lock.acquire()
+
+
+def _after_fork_in_parent() -> None:
+    _fork_lock.release()
+
+
 def _after_fork_in_child() -> None:
-    global _lock, _deadline  # noqa: PLW0603 - a child has its own
+    global _lock, _fork_lock, _deadline  # noqa: PLW0603 - a child has its own
     _lock = threading.Lock()
+    _fork_lock = threading.Lock()
     _deadline = None
     for worker in list(_workers):
         worker.reset_after_fork()

@@ -8,12 +8,14 @@ nothing for trouble on the way: that is an answer without a status.
 
 from __future__ import annotations
 
+import email.utils
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
+from runlog.delivery import lifecycle
 from runlog.delivery.retry import Answer
 from runlog.discovery import find_local_server
 from runlog.records import EventBatch, decode_batch
@@ -21,8 +23,9 @@ from runlog.records import EventBatch, decode_batch
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
+    from types import ModuleType
 
-    from runlog._http import Client, Response
+    from runlog._http import Client
     from runlog.delivery.batching import Batch
 
 CONNECT_TIMEOUT = 3.0
@@ -127,33 +130,36 @@ class HTTPTransport:
         target = self.target
         if target is None:
             return Answer(None, detail="no log server is running on this machine")
-        from runlog._http import HTTPError, InvalidURL, Timeout  # noqa: PLC0415 - 100 ms, on the first batch only
-
+        http, client = self._open()
         try:
-            response = self._open().post(
+            response = client.post(
                 target + BATCHES_PATH,
                 content=encode_batch(producer, batch, self._resource),
                 headers={"Content-Type": "application/json", **self._headers},
-                timeout=Timeout(timeout, connect=min(timeout, CONNECT_TIMEOUT)),
+                timeout=http.Timeout(timeout, connect=min(timeout, CONNECT_TIMEOUT)),
             )
-        except (HTTPError, InvalidURL, OSError, ValueError) as error:
+        except (http.HTTPError, http.InvalidURL, OSError, ValueError) as error:
             return Answer(None, detail=f"{type(error).__name__}: {error}".rstrip(": "))
         return read_answer(response.status_code, response.headers, response.content)
 
-    def _open(self) -> Client:
-        if self._given_client is not None:
-            return self._given_client
+    def _open(self) -> tuple[ModuleType, Client]:
+        """Return the HTTP module and a client, loading and building them for the first batch."""
         if self._client is None:
-            from runlog._http import Client  # noqa: PLC0415 - as above
+            # Some 150 ms, in the background; a fork in the middle would leave the child unable to import.
+            with lifecycle.no_fork():
+                import encodings.idna  # noqa: PLC0415 - what resolving a name imports, for the same reason
 
-            # Redirects are not followed: the key must not go to a host that nobody configured.
-            self._client = Client(follow_redirects=False)
-        return self._client
+                from runlog import _http  # noqa: PLC0415 - as said above
+
+                self._http = _http
+                # Redirects are not followed: the key must not go to a host that nobody configured.
+                self._client = self._given_client or _http.Client(follow_redirects=False)
+        return self._http, self._client
 
     def close(self) -> None:
         """Close our own connections."""
         client, self._client = self._client, None
-        if client is not None:
+        if client is not None and client is not self._given_client:
             client.close()
 
     def forget_connections(self) -> None:
@@ -193,8 +199,6 @@ def _seconds(value: str | None) -> float | None:
         return max(0.0, float(value))
     except ValueError:
         pass
-    import email.utils  # noqa: PLC0415 - rarely needed
-
     try:
         return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
     except ValueError:
