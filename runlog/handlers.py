@@ -224,7 +224,7 @@ class APILogHandler(logging.Handler):
             if not delivery.release_worker(worker, self._budget(worker, None)):
                 worker.report_undelivered()
         for worker in own:
-            if not worker.close(self._budget(worker, None)):
+            if not delivery.close_worker(worker, self._budget(worker, None)):
                 worker.report_undelivered()
         super().close()
 

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from runlog.redaction import is_sensitive_key, redact_text, redact_value
-from runlog.rendering import clean_text, format_exception, normalise, render_message
+from runlog.rendering import clean_text, format_exception, normalise, render_message, safe_str
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -265,19 +265,17 @@ def _check_batch(batch: EventBatch) -> None:
 
 # --- from a record to an event ------------------------------------------------------------------------
 
-_NOT_ATTRIBUTES = frozenset(
-    {
-        *logging.makeLogRecord({}).__dict__,
-        *RUN_FIELDS,
-        "message",
-        "asctime",
-        "taskName",
-        "event_name",
-        "send_to_api",
-        "send_to_orion",
-    }
-)
-"""What a record has besides its extras."""
+_STANDARD_KEYS = tuple(logging.makeLogRecord({}).__dict__)
+"""What `logging` puts on every record, in its order; extras come after it."""
+
+_STANDARD_COUNT = len(_STANDARD_KEYS)
+_LAST_STANDARD_KEY = _STANDARD_KEYS[-1]
+
+_NOT_ATTRIBUTES = frozenset({*_STANDARD_KEYS, "message", "asctime", "taskName", "send_to_api", "send_to_orion"})
+"""What a record has besides its extras; formatters add two of them."""
+
+_EVENT_FIELDS = frozenset({*RUN_FIELDS, "event_name"})
+"""Extras that are fields of `LogEvent`."""
 
 _INT64 = range(-(2**63), 2**63)
 
@@ -292,7 +290,8 @@ def event_from_record(record: logging.LogRecord, run_fields: Mapping[str, Any]) 
 
     Args:
         record: Any record; its extras and run fields are its attributes.
-        run_fields: Run fields for a record that has none of its own, see `RUN_FIELDS`.
+        run_fields: Fields of the active run, for a record that has none of its
+            own: those of `RUN_FIELDS` and the extras of the run.
     """
     own = record.__dict__
     message, format_error = render_message(record)
@@ -304,63 +303,54 @@ def event_from_record(record: logging.LogRecord, run_fields: Mapping[str, Any]) 
         "thread.id": record.thread,
         "process.pid": record.process,
     }
+    event = LogEvent(
+        timestamp_ns=round(record.created * 1_000_000) * 1000,
+        level=record.levelno,
+        name=record.name,
+        message=redact_text(message),
+        attributes=attributes,
+    )
+    keys = list(own)
+    if len(keys) >= _STANDARD_COUNT and keys[_STANDARD_COUNT - 1] == _LAST_STANDARD_KEY:
+        # No look at the twenty-odd keys that every record begins with.
+        del keys[:_STANDARD_COUNT]
+    if run_fields and "flow_run_id" not in own and "task_run_id" not in own:
+        for key, value in run_fields.items():
+            _add(event, attributes, key, value)
+    for key in keys:
+        _add(event, attributes, key, own[key])
     task_name = own.get("taskName")
     if task_name is not None:
         attributes["asyncio.task.name"] = task_name
     if format_error is not None:
         attributes["format_error"] = redact_text(format_error)
-    if "flow_run_id" in own or "task_run_id" in own:
-        run_fields = own
-    else:
-        # Extras that a run carries for all its lines.
-        for key, value in run_fields.items():
-            if key not in _NOT_ATTRIBUTES:
-                attributes[key] = _attribute(key, value)
-    for key, value in own.items():
-        if key not in _NOT_ATTRIBUTES:
-            attributes[key if type(key) is str else str(key)] = _attribute(key, value)
-    exception = None
     if record.exc_info and record.exc_info is not True:
         kind, text, trace = format_exception(record.exc_info)
-        exception = ExceptionInfo(kind, redact_text(text), redact_text(trace))
+        event.exception = ExceptionInfo(kind, redact_text(text), redact_text(trace))
     elif record.exc_text:
-        exception = ExceptionInfo("", "", redact_text(clean_text(record.exc_text)))
+        event.exception = ExceptionInfo("", "", redact_text(clean_text(record.exc_text)))
     if record.stack_info:
         attributes["code.stacktrace"] = redact_text(clean_text(str(record.stack_info)))
-    trace_id, span_id = _active_span()
-    find = run_fields.get
-    attempt = find("attempt")
-    event_name = own.get("event_name")
-    return LogEvent(
-        timestamp_ns=round(record.created * 1_000_000) * 1000,
-        level=record.levelno,
-        name=record.name,
-        message=redact_text(message),
-        flow_run_id=_text(find("flow_run_id")),
-        flow_run_name=_text(find("flow_run_name")),
-        flow_name=_text(find("flow_name")),
-        task_run_id=_text(find("task_run_id")),
-        task_run_name=_text(find("task_run_name")),
-        task_name=_text(find("task_name")),
-        parent_flow_run_id=_text(find("parent_flow_run_id")),
-        parent_task_run_id=_text(find("parent_task_run_id")),
-        attempt=attempt if type(attempt) is int else None,
-        event_name=_text(event_name),
-        attributes=attributes,
-        exception=exception,
-        trace_id=trace_id,
-        span_id=span_id,
-    )
+    if "opentelemetry.trace" in sys.modules:
+        event.trace_id, event.span_id = _active_span()
+    return event
 
 
-def _text(value: Any) -> str | None:
-    if value is None or type(value) is str:
-        return value
-    return normalised if isinstance(normalised := normalise(value), str) else str(normalised)
+def _add(event: LogEvent, attributes: dict[str, Any], key: Any, value: Any) -> None:
+    """Put one extra where it belongs: into a field of the event, or into its attributes."""
+    if key in _EVENT_FIELDS:
+        if key == "attempt":
+            value = value if type(value) is int and value in _INT64 else None
+        elif value is not None and type(value) is not str:
+            value = safe_str(value)
+        setattr(event, key, value)
+    elif key not in _NOT_ATTRIBUTES:
+        name = key if type(key) is str else str(key)
+        attributes[name] = _attribute(name, value)
 
 
-def _attribute(key: Any, value: Any) -> Any:
-    if is_sensitive_key(key if type(key) is str else str(key)):
+def _attribute(name: str, value: Any) -> Any:
+    if is_sensitive_key(name):
         return "***"
     kind = type(value)
     if kind is str:
@@ -371,12 +361,9 @@ def _attribute(key: Any, value: Any) -> Any:
 
 
 def _active_span() -> tuple[str | None, str | None]:
-    """Ids of the active OpenTelemetry span, if the program uses OpenTelemetry at all."""
-    trace = sys.modules.get("opentelemetry.trace")
-    if trace is None:
-        return None, None
+    """Ids of the active OpenTelemetry span, of a program that has loaded OpenTelemetry."""
     try:
-        context = trace.get_current_span().get_span_context()
+        context = sys.modules["opentelemetry.trace"].get_current_span().get_span_context()
         if context.is_valid:
             return f"{context.trace_id:032x}", f"{context.span_id:016x}"
     except Exception:  # noqa: S110 - another library's trouble costs the ids, never the line

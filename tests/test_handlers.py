@@ -20,6 +20,12 @@ from runlog.settings import temporary_settings
 WAIT = 20.0
 
 
+@pytest.fixture(autouse=True)
+def no_workers_of_other_tests(monkeypatch):
+    """Workers whose server never came are kept to the end of the program; here they end with the test."""
+    monkeypatch.setattr("runlog.delivery.lifecycle._workers", set())
+
+
 class Entity:
     def __init__(self, id, name):
         self.id, self.name = id, name

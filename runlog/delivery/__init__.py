@@ -30,6 +30,7 @@ __all__ = [
     "Transport",
     "WhenFull",
     "acquire_worker",
+    "close_worker",
     "flush",
     "release_worker",
     "statistics",
@@ -105,7 +106,19 @@ def release_worker(worker: DeliveryWorker, timeout: float | None = None) -> bool
                 last = shared.users < 1
                 if last:
                     del _by_target[key]
-    return worker.close(timeout) if last else worker.flush(timeout)
+    return close_worker(worker, timeout) if last else worker.flush(timeout)
+
+
+def close_worker(worker: DeliveryWorker, timeout: float | None = None) -> bool:
+    """
+    Close a worker and forget it, unless it holds events still: then the end of the program tries again.
+
+    Arguments and answer are those of `release_worker`.
+    """
+    closed = worker.close(timeout)
+    if closed:
+        lifecycle.unwatch(worker)
+    return closed
 
 
 def workers() -> list[DeliveryWorker]:

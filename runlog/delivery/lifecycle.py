@@ -20,7 +20,6 @@ import os
 import sys
 import threading
 import time
-import weakref
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
 
     from runlog.delivery.worker import DeliveryWorker
 
-_workers: weakref.WeakSet[DeliveryWorker] = weakref.WeakSet()
+_workers: set[DeliveryWorker] = set()
 _lock = threading.Lock()
 _fork_lock = threading.Lock()
 _watched_pid: int | None = None
@@ -50,6 +49,12 @@ def watch(worker: DeliveryWorker) -> None:
                     after_in_child=_after_fork_in_child,
                 )
         _watched_pid = os.getpid()
+
+
+def unwatch(worker: DeliveryWorker) -> None:
+    """Forget a worker that is closed and has delivered all it took. One that has not is tried again at the end."""
+    with _lock:
+        _workers.discard(worker)
 
 
 @contextlib.contextmanager

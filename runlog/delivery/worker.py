@@ -118,6 +118,7 @@ class DeliveryWorker:
         # SimpleQueue.put may be interrupted and called again in the same thread, Event.set may not.
         self._wake: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
+        self._sender_ident: int | None = None
         self._generation = 0
         self._sendable = True
         self._accepted = 0
@@ -224,7 +225,7 @@ class DeliveryWorker:
         It cannot help while the server takes nothing, and it must not hold up
         an event loop, nor the thread that sends.
         """
-        if self._failures or not self._sendable or threading.current_thread() is self._thread:
+        if self._failures or not self._sendable or self.is_own_thread:
             return False
         return asyncio._get_running_loop() is None  # noqa: SLF001 - documented for this use, and raises nothing
 
@@ -265,9 +266,10 @@ class DeliveryWorker:
     @property
     def is_own_thread(self) -> bool:
         """Whether the calling thread is the one that sends, whose own records must not breed more."""
-        return threading.current_thread() is self._thread
+        return threading.get_ident() == self._sender_ident
 
     def _run(self, generation: int) -> None:
+        self._sender_ident = threading.get_ident()
         while self._generation == generation:
             try:
                 with self._send_lock:
