@@ -8,9 +8,9 @@ a code block, which no reader sees, say what it is:
 - nothing above a ``python`` block: a part of the page's program;
 - ``<!-- new program -->``: the next program starts here;
 - ``<!-- file: NAME -->``: a whole program (or another file) that the reader saves under this name;
-- ``<!-- prints -->`` above a ``text`` block: exactly what the program just printed, but for times, durations and ids;
+- ``<!-- prints -->`` above a ``text`` block: what the program printed, but for times, durations, ids;
 - ``<!-- run -->`` above a ``console`` block: commands after ``$``, each followed by what it prints;
-- ``<!-- needs a server -->`` anywhere: `runlog server start` is running while the page runs;
+- ``<!-- start: runlog server -->``, on its own: from here on a log server is running;
 - ``<!-- not run: REASON -->``: shown, not run.
 """
 
@@ -26,6 +26,7 @@ import subprocess
 import sys
 import tomllib
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import click
@@ -35,11 +36,14 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import runlog
+from runlog.discovery import find_local_server
+from runlog.records import decode_batch
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 
+START_SERVER = "<!-- start: runlog server -->"
 INSTALL = "python3 -m venv .venv && .venv/bin/pip install -c constraints.txt -e "
 
 
@@ -69,6 +73,8 @@ def blocks(page):
             comment, fence = "", None
         elif fence is not None:
             fence[2].append(line[fence[3] :])
+        elif stripped == START_SERVER:
+            found.append(Block(page, number, "", "", "start: runlog server"))
         elif match := re.fullmatch(r"<!-- (.*) -->", stripped):
             comment = match[1]
         elif stripped:
@@ -95,7 +101,8 @@ def hooks():
 class Reader:
     """Follows one page: saves files, runs programs and commands, compares what they print."""
 
-    def __init__(self, home, directory):
+    def __init__(self, home, directory, start_server):
+        self._start_server = start_server
         self._directory = directory
         self._environment = {
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
@@ -115,14 +122,19 @@ class Reader:
 
     def _step(self, block):
         kind, _, rest = block.comment.partition(": ")
-        if kind == "not run":
+        if kind == "start":
+            self._finish()
+            self._start_server()
+        elif kind == "not run":
             assert rest, f"{block} must say why it is not run"
         elif kind == "file":
             self._finish()
             (self._directory / rest).write_text(block.text, encoding="utf-8")
         elif kind == "prints":
             self._finish()
-            assert masked(self._printed) == masked(block.text), f"{block} is not what is printed:\n{self._printed}"
+            assert masked(self._printed) == masked(block.text), (
+                f"{block} is not what is printed:\n{self._printed}"
+            )
         elif kind == "run":
             self._finish()
             for command, output in commands(block.text):
@@ -178,32 +190,50 @@ def masked(text):
     return "\n".join(line.rstrip() for line in text.strip().splitlines())
 
 
+@contextlib.contextmanager
+def running_server(home):
+    """Run a log server on a free port, where programs with this home find it."""
+    server = subprocess.Popen(
+        [Path(sys.executable).parent / "runlog", "server", "start", "--port", "0"],
+        env=os.environ | {"RUNLOG_HOME": str(home)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        said = []
+        for line in server.stdout:
+            said.append(line)
+            if find_local_server(home):
+                break
+        assert find_local_server(home), "".join(said)
+        yield
+    finally:
+        server.terminate()
+        server.communicate(timeout=30)
+
+
 @pytest.fixture
-def reader_of(tmp_path, monkeypatch):
-    """Make a reader of a page, with a server if the page asks for one."""
+def reader(tmp_path):
+    """A reader who starts without a server and may start one."""
+    home, directory = tmp_path / "runlog-home", tmp_path / "reader"
+    directory.mkdir()
     with contextlib.ExitStack() as stack:
-
-        def make(page):
-            home = tmp_path / "runlog-home"
-            directory = tmp_path / "reader"
-            directory.mkdir()
-            if "<!-- needs a server -->" in page.read_text(encoding="utf-8"):
-                stack.enter_context(running_server(home))
-            return Reader(home, directory)
-
-        yield make
+        yield Reader(home, directory, lambda: stack.enter_context(running_server(home)))
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=lambda page: str(page.relative_to(ROOT)))
-def test_examples_run(page, reader_of):
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if blocks(page)], ids=lambda page: str(page.relative_to(ROOT))
+)
+def test_examples_run(page, reader):
     """The examples of a page run in order, and print what the page says."""
-    reader_of(page).follow(page)
+    reader.follow(page)
 
 
 def test_each_language_is_known():
     """No code block escapes its check by a misspelt language or comment."""
-    kinds = {"", "new program", "file", "prints", "run", "not run", "needs a server", "generated"}
-    languages = {"python", "yaml", "toml", "console", "bash", "text", "json", "sql"}
+    kinds = {"", "new program", "file", "prints", "run", "not run", "start"}
+    languages = {"", "python", "yaml", "toml", "console", "bash", "text", "json", "sql"}
     for page in PAGES:
         for block in blocks(page):
             assert block.language in languages, f"{block}: {block.language!r}"
@@ -226,7 +256,9 @@ def test_commands_exist():
         try:
             while isinstance(command, click.Group):
                 with command.make_context(name, words) as context:
-                    name, command, words = command.resolve_command(context, [*context.protected_args, *context.args])
+                    name, command, words = command.resolve_command(
+                        context, [*context.protected_args, *context.args]
+                    )
             command.make_context(name, words)
         except click.exceptions.Exit:
             pass  # --help, --version
@@ -252,6 +284,14 @@ def test_configurations_are_read(tmp_path, monkeypatch):
             assert done.returncode == 0, f"{block}: {done.stderr}"
             assert not done.stderr, f"{block}: {done.stderr}"
     assert whole
+
+
+def test_batches_are_batches():
+    """Each batch that is shown is one that the server takes."""
+    batches = [block for block in all_blocks("json") if '"first_seq"' in block.text]
+    assert batches
+    for block in batches:
+        assert decode_batch(block.text.encode()).events, str(block)
 
 
 def test_toml_is_read():
@@ -311,12 +351,18 @@ def test_named_settings_exist(name):
     # What overrides the logging configuration is named after keys of that file.
     override = re.compile(r"PREFECT_LOGGING_(LOGGERS|HANDLERS|FORMATTERS|FILTERS|ROOT)_\w+")
     for found in re.findall(r"(?:PREFECT|RUNLOG)_[A-Z_]+[A-Z]", (ROOT / name).read_text(encoding="utf-8")):
-        assert found in known or override.fullmatch(found) or any(k.startswith(found + "_") for k in known), found
+        assert found in known or override.fullmatch(found) or any(k.startswith(found + "_") for k in known), (
+            found
+        )
 
 
 def test_markers_are_known(hooks):
     """What a page has generated can be generated, and each generator is used once."""
-    used = [what for page in PAGES for what in re.findall(r"<!-- generated: (.*?) -->", page.read_text(encoding="utf-8"))]
+    used = [
+        what
+        for page in PAGES
+        for what in re.findall(r"<!-- generated: (.*?) -->", page.read_text(encoding="utf-8"))
+    ]
     assert sorted(used) == sorted(hooks.GENERATORS)
     for what in used:
         assert hooks.on_page_markdown(f"<!-- generated: {what} -->").strip()
@@ -351,7 +397,7 @@ def test_constraints_fit_the_requirements():
     """The pinned versions are within what pyproject.toml allows."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     pinned = pins()
-    for text in [*project["dependencies"], *sum(project["optional-dependencies"].values(), [])]:
+    for text in [*project["dependencies"], *chain(*project["optional-dependencies"].values())]:
         requirement = Requirement(text)
         name = canonicalize_name(requirement.name)
         if name != "runlog":
@@ -378,6 +424,12 @@ def test_constraints_cover_every_dependency():
 
 def test_no_path_or_host_of_a_machine():
     """What is published names no machine: no home directory, no package mirror."""
-    for path in [*PAGES, ROOT / "constraints.txt", ROOT / "pyproject.toml", ROOT / "mkdocs.yml", ROOT / ".ci" / "run"]:
+    for path in [
+        *PAGES,
+        ROOT / "constraints.txt",
+        ROOT / "pyproject.toml",
+        ROOT / "mkdocs.yml",
+        ROOT / ".ci" / "run",
+    ]:
         text = path.read_text(encoding="utf-8")
         assert not re.search(r"/root/|/work/|/home/\w+/|index-url|find-links", text), path
