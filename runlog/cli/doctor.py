@@ -1,0 +1,243 @@
+"""
+``runlog doctor``: why lines do not arrive.
+
+`examine` looks at everything between a log call and the server's answer, in the
+order in which a line passes it, and tells each thing that it finds in one line,
+with what to do if something is wrong. It sends nothing and changes nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Literal
+
+import click
+
+from runlog.cli.config import DEFAULT_ORIGIN, facts, text_of
+from runlog.cli.options import color_option, output_option
+from runlog.cli.output import Output
+from runlog.cli.times import show_duration
+from runlog.client.addresses import without_password
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterator
+
+    from runlog.cli.output import ColorChoice
+    from runlog.settings import Settings
+
+Verdict = Literal["ok", "note", "wrong"]
+
+COLORS: dict[Verdict, str] = {"ok": "green", "note": "yellow", "wrong": "red"}
+
+SERVER_TIMEOUT = 5.0
+"""Seconds that the server has to answer: one that takes longer is not well."""
+
+RUN_LOGGERS = ("runlog.flow_runs", "runlog.task_runs")
+"""The loggers that run loggers log with."""
+
+MAX_CLOCK_SKEW = 2.0
+"""Seconds by which the server's clock may differ: it is known to the second only."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at."""
+
+    verdict: Verdict
+    """``note`` is worth knowing and may be meant so; ``wrong`` makes the exit code 1."""
+    subject: str
+    text: str
+    remedy: str | None = None
+
+
+@click.command()
+@output_option
+@color_option
+@click.pass_context
+def doctor(ctx: click.Context, *, output_format: str, color: ColorChoice) -> None:
+    """
+    Find out why lines do not arrive.
+
+    Looks at the settings and where they come from, the logging configuration and
+    overrides of it, disabled loggers, the queue, and the server. Exit code 1 if
+    something is wrong.
+    """
+    from runlog.rendering import visible  # noqa: PLC0415 - not for --help
+
+    output = Output(color)
+    failed = False
+
+    def watched() -> Iterator[Finding]:
+        nonlocal failed
+        for finding in examine():
+            failed = failed or finding.verdict == "wrong"
+            yield finding
+
+    def line(finding: Finding) -> str:
+        verdict = output.style(f"{finding.verdict:<5}", fg=COLORS[finding.verdict])
+        remedy = f"; {finding.remedy}" if finding.remedy else ""
+        return f"{verdict}  {finding.subject:<9}  {visible(finding.text + remedy)}"
+
+    if output_format == "default":
+        output.lines(line(finding) for finding in watched())
+    else:
+        output.objects((asdict(finding) for finding in watched()), array=output_format == "json")
+    if failed:
+        ctx.exit(1)
+
+
+def examine() -> Iterator[Finding]:
+    """Look at everything and yield what is found, in the order in which a line passes it."""
+    from runlog._version import __version__  # noqa: PLC0415 - beside its only use
+    from runlog.exceptions import ConfigurationError  # noqa: PLC0415 - as above
+    from runlog.settings import get_current_settings  # noqa: PLC0415 - pydantic, 290 ms
+
+    yield Finding("ok", "runlog", f"version {__version__}")
+    try:
+        settings = get_current_settings()
+    except ConfigurationError as error:
+        # Everything else depends on the settings.
+        yield Finding("wrong", "settings", error.problem, error.remedy)
+        return
+    yield from _settings()
+    configured = yield from _configuration()
+    if configured:
+        yield from _loggers()
+    yield from _delivery(settings)
+    yield from _server(settings)
+
+
+def _settings() -> Iterator[Finding]:
+    changed = [item for item in facts() if item["origin"] != DEFAULT_ORIGIN]
+    if not changed:
+        yield Finding("ok", "settings", "all as by default")
+    for item in changed:
+        yield Finding("ok", "settings", f"{item['name']}={text_of(item['value'])}, from: {item['origin']}")
+
+
+def _configuration() -> Generator[Finding, None, bool]:
+    """Set logging up in this process as a program does; return whether that went well."""
+    from runlog.configuration import describe_overrides, setup_logging  # noqa: PLC0415 - as above
+
+    try:
+        setup_logging()
+    except Exception as error:  # whatever a class that the file names raises
+        problem = str(getattr(error, "problem", error)) or type(error).__name__
+        place = getattr(error, "file", None)
+        remedy = getattr(error, "remedy", None) or "mend the file that PREFECT_LOGGING_CONFIG_PATH names"
+        yield Finding("wrong", "logging", f"{place}: {problem}" if place else problem, remedy)
+        return False
+    return True
+
+
+def _loggers() -> Iterator[Finding]:
+    """Where the lines of runs go, and which loggers let none pass."""
+    if logging.root.manager.disable >= logging.INFO:
+        name = logging.getLevelName(logging.root.manager.disable)
+        yield Finding(
+            "wrong", "loggers", f"logging.disable({name}) is in force", "call logging.disable(logging.NOTSET)"
+        )
+    for name in RUN_LOGGERS:
+        logger = logging.getLogger(name)
+        handlers = list(_handlers_of(logger))
+        places = ", ".join(handler.get_name() or type(handler).__name__ for handler in handlers)
+        level = logging.getLevelName(logger.getEffectiveLevel())
+        yield Finding("ok", "loggers", f"{name}: {level} and above to {places or 'nowhere'}")
+        if not any(getattr(handler, "accepts_run_events", False) for handler in handlers):
+            yield Finding(
+                "wrong",
+                "loggers",
+                f"{name} has no handler that sends to the log server",
+                "give it one of class runlog.handlers.APILogHandler in the logging configuration",
+            )
+    ours = [
+        name for name in logging.root.manager.loggerDict if name == "runlog" or name.startswith("runlog.")
+    ]
+    for name in sorted(ours):
+        if logging.getLogger(name).disabled:
+            yield Finding(
+                "wrong",
+                "loggers",
+                f"{name} is disabled: its lines go nowhere",
+                "set disable_existing_loggers to false in the configuration that was loaded last",
+            )
+
+
+def _handlers_of(logger: logging.Logger) -> Iterator[logging.Handler]:
+    """Yield the handlers that a record of *logger* comes to."""
+    current: logging.Logger | None = logger
+    while current is not None:
+        yield from current.handlers
+        current = current.parent if current.propagate else None
+
+
+def _delivery(settings: Settings) -> Iterator[Finding]:
+    """Whether lines are sent at all, and what waits."""
+    from runlog.delivery import statistics  # noqa: PLC0415 - as above
+
+    if not settings.logging.to_api.enabled:
+        yield Finding(
+            "note",
+            "queue",
+            "lines are not sent to the server",
+            "set PREFECT_LOGGING_TO_API_ENABLED=true to send them",
+        )
+    limits = settings.delivery
+    size = f"{limits.max_queue_bytes / 2**20:.0f} MiB"
+    queues = statistics()
+    if not queues:
+        yield Finding(
+            "ok",
+            "queue",
+            f"nothing waits here; a program's own holds up to {size}, then: {limits.when_full}",
+        )
+    for queue in queues:
+        lost = sum(queue["dropped"].values())
+        facts = f"{queue['target'] or 'no server'}: {queue['queued']} lines wait, {queue['acked']} stored, {lost} dropped"
+        error = queue["last_error"]
+        yield Finding(
+            "wrong" if lost or error else "ok", "queue", f"{facts}, last error: {error}" if error else facts
+        )
+
+
+def _server(settings: Settings) -> Iterator[Finding]:
+    """Which server is asked, whether it answers, and what it is."""
+    from runlog._version import __version__  # noqa: PLC0415 - as above
+    from runlog.client import LogReader  # noqa: PLC0415 - as above
+    from runlog.discovery import RUNTIME_FILE, find_local_server  # noqa: PLC0415 - as above
+    from runlog.exceptions import APIError  # noqa: PLC0415 - as above
+
+    local, file = find_local_server(settings.home), settings.home / RUNTIME_FILE
+    if local is not None:
+        yield Finding("ok", "server", f"one runs on this machine: {local.url}, pid {local.pid}, by {file}")
+    elif file.exists():
+        yield Finding("note", "server", f"{file} is left from a server that was killed; it is ignored")
+    if local is not None and settings.api.url and settings.api.url.rstrip("/") != local.url.rstrip("/"):
+        yield Finding("note", "server", "lines do not go to it, as PREFECT_API_URL names another")
+    try:
+        with LogReader.from_settings(timeout=SERVER_TIMEOUT) as reader:
+            health = reader.health()
+            status = reader.status()
+    except APIError as error:
+        problem, _, remedy = str(error).partition("; ")
+        yield Finding("wrong", "server", problem, remedy or None)
+        return
+    yield Finding(
+        "ok",
+        "server",
+        f"{without_password(reader.api_url)} answers in {show_duration(health.round_trip_s)}: "
+        f"runlog {health.version}, {status.get('runs')} runs, {status.get('lines')} lines, {status.get('database')}",
+    )
+    if health.version != __version__:
+        yield Finding(
+            "note", "server", f"it has runlog {health.version}, this is {__version__}", "update the older"
+        )
+    if health.clock_skew_s is not None and abs(health.clock_skew_s) > MAX_CLOCK_SKEW:
+        ahead = "ahead of" if health.clock_skew_s > 0 else "behind"
+        yield Finding(
+            "wrong",
+            "clock",
+            f"the server's clock is {show_duration(abs(health.clock_skew_s))} {ahead} this machine's",
+            "set both by NTP: lines of several machines stand in the order of their clocks",
+        )

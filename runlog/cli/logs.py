@@ -1,0 +1,95 @@
+"""``runlog logs``: the lines of one run, oldest first."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from runlog.cli.lines import LineFormat
+from runlog.cli.options import (
+    LevelType,
+    color_option,
+    moment,
+    open_reader,
+    output_option,
+    timezone_option,
+    url_option,
+)
+from runlog.cli.output import Output, note
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from datetime import tzinfo
+
+    from runlog.cli.output import ColorChoice
+
+
+@click.command()
+@click.argument("run")
+@click.option("--level", type=LevelType(), help="Lowest level, by name or number.")
+@click.option("--search", metavar="TEXT", help='Words, "phrases", -without and +with, in message and logger.')
+@click.option("--task", metavar="TASK", help="Only lines of this task: its name, or a task run's name or id.")
+@click.option(
+    "--logger", metavar="NAME", help='Only lines of this logger; "etl.*" takes its children as well.'
+)
+@click.option("--since", metavar="TIME", help="Earliest time: 10m, 2h30m, 14:05, 2026-11-21T10:00, RFC 3339.")
+@click.option("--until", metavar="TIME", help="Latest time, in the same forms.")
+@click.option("--tail", type=click.IntRange(0), metavar="N", help="Only the last N lines.")
+@click.option("--head", type=click.IntRange(0), metavar="N", help="Only the first N lines.")
+@click.option(
+    "-v", "--verbose", is_flag=True, help="Show the logger, and where in the code the line was logged."
+)
+@output_option
+@timezone_option
+@color_option
+@url_option
+def logs(
+    *,
+    run: str,
+    level: int | str | None,
+    search: str | None,
+    task: str | None,
+    logger: str | None,
+    since: str | None,
+    until: str | None,
+    tail: int | None,
+    head: int | None,
+    verbose: bool,
+    output_format: str,
+    zone: tzinfo,
+    color: ColorChoice,
+    url: str | None,
+) -> None:
+    """
+    Print the lines of a run.
+
+    The oldest first, with those of its tasks and sub-flows. RUN is a run's name,
+    its id or the beginning of it, "latest" for the flow run that started last, or
+    "latest~1" for the one before.
+    """
+    if tail is not None and head is not None:
+        raise click.UsageError("--tail and --head exclude each other: give one of them")
+    earliest, latest = moment(since, zone, "--since"), moment(until, zone, "--until")
+    output = Output(color)
+    with open_reader(url) as reader:
+        found: Iterable[dict[str, Any]] = reader.logs(
+            run=reader.run(run)["id"],
+            level=level,
+            search=search,
+            task=task,
+            logger=logger,
+            since=earliest,
+            until=latest,
+            order="asc" if tail is None else "desc",
+            limit=head if tail is None else tail,
+        )
+        if tail is not None:
+            found = reversed(list(found))
+        if output_format == "default":
+            line_format = LineFormat(zone=zone, style=output.style, verbose=verbose)
+            count = output.lines(line_format(log) for log in found)
+        else:
+            count = output.objects(found, array=output_format == "json")
+    if count == 0:
+        note("no lines match" if any((level, search, task, logger, since, until)) else "no lines")

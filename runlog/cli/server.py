@@ -1,0 +1,62 @@
+"""``runlog server``: run the log server in the foreground."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+
+@click.group()
+def server() -> None:
+    """Start the log server."""
+
+
+@server.command()
+@click.option(
+    "--host", metavar="ADDRESS", help="Address to listen on.  [default: $RUNLOG_SERVER_HOST, 127.0.0.1]"
+)
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    help="Port to listen on; 0 takes a free one.  [default: $RUNLOG_SERVER_PORT, 4210]",
+)
+@click.option(
+    "--database",
+    metavar="FILE",
+    help="SQLite file to keep the lines in.  [default: $RUNLOG_SERVER_DATABASE, $RUNLOG_HOME/runlog.db]",
+)
+@click.option("--reload", is_flag=True, help="Start anew when a source file changes, for work on the server.")
+def start(*, host: str | None, port: int | None, database: str | None, reload: bool) -> None:
+    """
+    Start the log server and run it until Ctrl-C.
+
+    Programs and commands of this machine with the same RUNLOG_HOME find it by
+    themselves; others need PREFECT_API_URL.
+    """
+    import_server("runlog server start")
+
+
+def import_server(feature: str) -> ModuleType:
+    """
+    Return the server's module.
+
+    Args:
+        feature: What needs it, for the message.
+
+    Raises:
+        MissingDependencyError: If the packages of the extra ``server`` are not installed.
+    """
+    try:
+        import starlette  # noqa: F401, PLC0415 - whether it is there is the question
+        import uvicorn  # noqa: F401, PLC0415 - the same
+    except ImportError as error:
+        from runlog.exceptions import MissingDependencyError  # noqa: PLC0415 - for this trouble only
+
+        raise MissingDependencyError(feature, error.name or "starlette", "server") from error
+    from runlog.server import app  # noqa: PLC0415 - 100 ms
+
+    return app
