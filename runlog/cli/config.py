@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from runlog.cli.output import ColorChoice
-    from runlog.settings import SettingInfo, Settings
 
 DEFAULT_ORIGIN = "default"
 """What `runlog.settings.origin_of` says of a setting that nothing sets."""
@@ -43,17 +42,21 @@ def view(*, origin: bool, changed: bool, output_format: str, color: ColorChoice)
         output.objects(shown, array=output_format == "json")
         return
     columns = [Column("SETTING"), Column("VALUE")] + ([Column("ORIGIN")] if origin else [])
-    rows: list[list[str | Cell]] = []
-    for item in found:
-        emphasis = None if item["origin"] == DEFAULT_ORIGIN else "green"
-        row: list[str | Cell] = [item["name"], Cell(text_of(item["value"]), emphasis)]
-        rows.append([*row, item["origin"]] if origin else row)
-    output.table(columns, rows)
+    output.table(columns, [row(item)[: len(columns)] for item in found])
 
 
-def facts() -> Iterator[dict[str, Any]]:
+def row(item: dict[str, str | None]) -> list[str | Cell]:
+    """Return the cells of one setting; what is not as by default stands out."""
+    from runlog.rendering import visible  # noqa: PLC0415 - not for --help
+
+    is_default = item["origin"] == DEFAULT_ORIGIN
+    cells = [visible(item[key] or "-") for key in ("name", "value", "origin")]
+    return [cells[0], Cell(cells[1], None if is_default else "green"), cells[2]]
+
+
+def facts() -> Iterator[dict[str, str | None]]:
     """
-    Yield each setting's ``name``, ``value`` and ``origin``, ready to be shown.
+    Yield each setting's ``name``, ``value`` and ``origin``, ready to be shown: without secrets.
 
     Raises:
         SettingsError: If a setting is wrong.
@@ -62,38 +65,4 @@ def facts() -> Iterator[dict[str, Any]]:
 
     settings = get_current_settings()
     for info in iter_settings():
-        yield {"name": info.name, "value": shown_value(settings, info), "origin": origin_of(info.name)}
-
-
-def shown_value(settings: Settings, info: SettingInfo) -> Any:
-    """Return a setting's value as plain data that may be shown: no secret, and no password in an address."""
-    from runlog.client.addresses import without_password  # noqa: PLC0415 - with the settings only
-    from runlog.redaction import redact_value  # noqa: PLC0415 - with the settings only
-
-    value: Any = settings
-    for name in info.path:
-        value = getattr(value, name)
-    if value is None or isinstance(value, bool | int | float):
-        return value
-    if info.secret:
-        return "***"
-    if isinstance(value, dict | list | tuple):
-        return redact_value(value)
-    return redact_value(without_password(str(value)))
-
-
-def text_of(value: Any) -> str:
-    """Return a value as one would write it into the environment; ``-`` if there is none."""
-    import msgspec  # noqa: PLC0415 - not for --help
-
-    from runlog.rendering import visible  # noqa: PLC0415 - not for --help
-
-    if value is None:
-        return "-"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, list | tuple):
-        return visible(",".join(str(item) for item in value)) or "-"
-    if isinstance(value, dict):
-        return visible(msgspec.json.encode(value).decode()) if value else "-"
-    return visible(str(value))
+        yield {"name": info.name, "value": info.shown(settings), "origin": origin_of(info.name)}

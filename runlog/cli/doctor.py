@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from runlog.cli.config import DEFAULT_ORIGIN, facts, text_of
+from runlog.cli.config import DEFAULT_ORIGIN, facts
 from runlog.cli.options import color_option, output_option
 from runlog.cli.output import Output
 from runlog.cli.times import show_duration
@@ -113,7 +113,7 @@ def _settings() -> Iterator[Finding]:
     if not changed:
         yield Finding("ok", "settings", "all as by default")
     for item in changed:
-        yield Finding("ok", "settings", f"{item['name']}={text_of(item['value'])}, from: {item['origin']}")
+        yield Finding("ok", "settings", f"{item['name']}={item['value'] or ''}, from: {item['origin']}")
 
 
 def _configuration() -> Generator[Finding, None, bool]:
@@ -194,10 +194,11 @@ def _delivery(settings: Settings) -> Iterator[Finding]:
         )
     for queue in queues:
         lost = sum(queue["dropped"].values())
-        facts = f"{queue['target'] or 'no server'}: {queue['queued']} lines wait, {queue['acked']} stored, {lost} dropped"
+        counts = f"{queue['queued']} lines wait, {queue['acked']} are stored, {lost} were dropped"
+        text = f"{queue['target'] or 'no server'}: {counts}"
         error = queue["last_error"]
         yield Finding(
-            "wrong" if lost or error else "ok", "queue", f"{facts}, last error: {error}" if error else facts
+            "wrong" if lost or error else "ok", "queue", f"{text}, last error: {error}" if error else text
         )
 
 
@@ -223,12 +224,9 @@ def _server(settings: Settings) -> Iterator[Finding]:
         problem, _, remedy = str(error).partition("; ")
         yield Finding("wrong", "server", problem, remedy or None)
         return
-    yield Finding(
-        "ok",
-        "server",
-        f"{without_password(reader.api_url)} answers in {show_duration(health.round_trip_s)}: "
-        f"runlog {health.version}, {status.get('runs')} runs, {status.get('lines')} lines, {status.get('database')}",
-    )
+    answer = f"{without_password(reader.api_url)} answers in {show_duration(health.round_trip_s)}"
+    store = f"{status.get('runs')} runs, {status.get('lines')} lines, {status.get('database')}"
+    yield Finding("ok", "server", f"{answer}: runlog {health.version}, {store}")
     if health.version != __version__:
         yield Finding(
             "note", "server", f"it has runlog {health.version}, this is {__version__}", "update the older"

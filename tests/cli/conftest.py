@@ -9,12 +9,21 @@ from click.testing import CliRunner
 
 from runlog._http import Client, MockTransport, Response
 from runlog.cli.app import cli
+from runlog.settings import reset_settings_cache
 
 URL = "http://server.test/api"
 
 FLOW = "aaaaaaaa-0000-4000-8000-000000000001"
 OTHER_FLOW = "aaaabbbb-0000-4000-8000-000000000002"
 TASK = "bbbbbbbb-0000-4000-8000-000000000003"
+
+
+@pytest.fixture(autouse=True)
+def fresh_settings():
+    """The settings are read anew in each test, as a command reads them once."""
+    reset_settings_cache()
+    yield
+    reset_settings_cache()
 
 
 class Answers:
