@@ -52,8 +52,8 @@ def settings_markdown() -> str:
 
 def _setting_markdown(info: SettingInfo) -> str:
     facts = [
-        ("type", f"`{info.type_text}`"),
-        ("default", f"`{info.default}`" if str(info.default) not in {"", "None"} else "none"),
+        ("value", info.type_text),
+        ("default", f"`{info.default}`" if info.default else "none"),
         ("in code", f"`settings.{'.'.join(info.path)}`"),
     ]
     if info.aliases:
