@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import sys
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -91,7 +92,7 @@ def _lock_soon(descriptor: int) -> bool:
     return True
 
 
-if os.name == "nt":  # pragma: no cover - the lock of another system
+if sys.platform == "win32":  # pragma: no cover - the lock of another system
     import msvcrt
 
     def _lock(descriptor: int) -> bool:

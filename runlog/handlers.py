@@ -108,7 +108,9 @@ class APILogHandler(logging.Handler):
     ) -> None:
         _check(queue_size=queue_size, when_full=when_full, shutdown_timeout=shutdown_timeout, mode=mode)
         if client is not None and (api_key or auth_string):
-            raise ValueError("give either a client, which brings its credentials, or api_key or auth_string; got both")
+            raise ValueError(
+                "give either a client, which brings its credentials, or api_key or auth_string; got both"
+            )
         if transport is not None and (client is not None or api_url or api_key or auth_string):
             raise ValueError("give either a transport or an address, credentials and a client; got both")
         if isinstance(exclude_loggers, str):
@@ -134,12 +136,13 @@ class APILogHandler(logging.Handler):
         self._own: list[DeliveryWorker] = []
 
     def __repr__(self) -> str:
-        return f"<APILogHandler ({logging.getLevelName(self.level)}) to {self._api_url or 'the server in the settings'}>"
+        target = self._api_url or "the server in the settings"
+        return f"<APILogHandler ({logging.getLevelName(self.level)}) to {target}>"
 
     # --- what logging calls ---
 
     def createLock(self) -> None:  # noqa: N802 - the name that logging gives it
-        """Have no lock: rendering and handing over are thread-safe, and threads need not wait for each other."""
+        """Have no lock: what `emit` does is thread-safe, and threads need not wait for each other."""
         self.lock = None
 
     def handle(self, record: logging.LogRecord) -> bool | logging.LogRecord:  # type: ignore[override]
@@ -212,10 +215,11 @@ class APILogHandler(logging.Handler):
         Returns:
             Whether all of it is acknowledged.
         """
-        return all([worker.flush(self._budget(worker, timeout)) for worker in self._workers()])
+        done = [worker.flush(self._budget(worker, timeout)) for worker in self._workers()]
+        return all(done)
 
     def close(self) -> None:
-        """Flush within the shutdown timeout and let go of the worker. A record that comes later starts anew."""
+        """Flush within the shutdown timeout and let go of the worker; a later record starts anew."""
         with _resolving:
             shared, self._shared = self._shared, {}
             own, self._own = self._own, []
@@ -272,7 +276,9 @@ class APILogHandler(logging.Handler):
             max_queue_bytes=self._queue_size or bounds.max_queue_bytes,
             when_full=self._when_full or bounds.when_full,
             block_timeout=bounds.block_timeout,
-            shutdown_timeout=bounds.shutdown_timeout if self._shutdown_timeout is None else self._shutdown_timeout,
+            shutdown_timeout=bounds.shutdown_timeout
+            if self._shutdown_timeout is None
+            else self._shutdown_timeout,
         )
 
     def _target(self, settings: Settings) -> Target:
@@ -319,7 +325,8 @@ class APILogHandler(logging.Handler):
         if policy == "ignore":
             return
         text = (
-            f"logger {record.name!r} was used outside of any flow or task run, so its line was not sent to the server: "
+            f"logger {record.name!r} was used outside of any flow or task run, "
+            "so its line was not sent to the server: "
             'log inside "with FlowRunContext(...)", or wrap the thread\'s function in runlog.carry(); '
             'to keep such lines off the server, log them with extra={"send_to_api": False} '
             "or set PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW=ignore"
@@ -335,7 +342,8 @@ def _check(
 ) -> None:
     if queue_size is not None and queue_size < LEAST_QUEUE_BYTES:
         raise ValueError(
-            f"queue_size must be >= {LEAST_QUEUE_BYTES} bytes (it counts bytes, not records), got {queue_size}"
+            f"queue_size must be >= {LEAST_QUEUE_BYTES} bytes, "
+            f"got {queue_size} (it counts bytes, not records)"
         )
     if when_full is not None and when_full not in get_args(WhenFull):
         raise ValueError(f"when_full must be one of {', '.join(get_args(WhenFull))}, got {when_full!r}")

@@ -18,7 +18,7 @@ import logging
 import secrets
 import sys
 import uuid
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -207,7 +207,7 @@ def level_name(level: int) -> str:
     return logging.getLevelName(level)
 
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def format_timestamp(timestamp_ns: int) -> str:
@@ -219,7 +219,7 @@ def format_timestamp(timestamp_ns: int) -> str:
     try:
         moment = _EPOCH + timedelta(microseconds=timestamp_ns // 1000)
     except OverflowError:
-        moment = (datetime.max if timestamp_ns > 0 else datetime.min).replace(tzinfo=timezone.utc)  # noqa: DTZ901 - aware at once
+        moment = (datetime.max if timestamp_ns > 0 else datetime.min).replace(tzinfo=UTC)  # noqa: DTZ901 - aware at once
     return moment.isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
 
 
@@ -246,7 +246,9 @@ def decode_batch(body: bytes) -> EventBatch:
 def _check_batch(batch: EventBatch) -> None:
     producer = batch.producer
     if len(producer) != PRODUCER_BITS // 4 or set(producer) - set("0123456789abcdef"):
-        raise ValueError(f"producer must be {PRODUCER_BITS // 4} lower-case hex digits, got {producer[:40]!r}")
+        raise ValueError(
+            f"producer must be {PRODUCER_BITS // 4} lower-case hex digits, got {producer[:40]!r}"
+        )
     if batch.first_seq < 0:
         raise ValueError(f"first_seq must be >= 0, got {batch.first_seq}")
     free_from = batch.first_seq
@@ -254,7 +256,9 @@ def _check_batch(batch: EventBatch) -> None:
         if marker.count < 1:
             raise ValueError(f"a drop marker's count must be >= 1, got {marker.count}")
         if marker.seq < free_from:
-            raise ValueError(f"drop markers must ascend from first_seq; seq {marker.seq} is below {free_from}")
+            raise ValueError(
+                f"drop markers must ascend from first_seq; seq {marker.seq} is below {free_from}"
+            )
         free_from = marker.seq + marker.count
     last_seq = batch.last_seq
     if batch.dropped and free_from - 1 > last_seq:
@@ -271,7 +275,9 @@ _STANDARD_KEYS = tuple(logging.makeLogRecord({}).__dict__)
 _STANDARD_COUNT = len(_STANDARD_KEYS)
 _LAST_STANDARD_KEY = _STANDARD_KEYS[-1]
 
-_NOT_ATTRIBUTES = frozenset({*_STANDARD_KEYS, "message", "asctime", "taskName", "send_to_api", "send_to_orion"})
+_NOT_ATTRIBUTES = frozenset(
+    {*_STANDARD_KEYS, "message", "asctime", "taskName", "send_to_api", "send_to_orion"}
+)
 """What a record has besides its extras; formatters add two of them."""
 
 _EVENT_FIELDS = frozenset({*RUN_FIELDS, "event_name"})
@@ -324,9 +330,10 @@ def event_from_record(record: logging.LogRecord, run_fields: Mapping[str, Any]) 
         attributes["asyncio.task.name"] = task_name
     if format_error is not None:
         attributes["format_error"] = redact_text(format_error)
-    if record.exc_info and record.exc_info is not True:
+    if record.exc_info:
         kind, text, trace = format_exception(record.exc_info)
-        event.exception = ExceptionInfo(kind, redact_text(text), redact_text(trace))
+        if kind:  # (None, None, None) is what sys.exc_info() has where nothing is handled
+            event.exception = ExceptionInfo(kind, redact_text(text), redact_text(trace))
     elif record.exc_text:
         event.exception = ExceptionInfo("", "", redact_text(clean_text(record.exc_text)))
     if record.stack_info:
@@ -401,7 +408,9 @@ def encode_event(event: LogEvent, max_bytes: int) -> bytes:
 
 
 def _clean(event: LogEvent) -> LogEvent:
-    values = {name: normalise(getattr(event, name)) for name in LogEvent.__struct_fields__ if name != "exception"}
+    values = {
+        name: normalise(getattr(event, name)) for name in LogEvent.__struct_fields__ if name != "exception"
+    }
     for name in ("name", "message"):
         values[name] = str(values[name])
     if not isinstance(values["attributes"], dict):
@@ -447,7 +456,10 @@ def _encode_cut(event: LogEvent, max_bytes: int) -> bytes:
         encoded = _encode(shorter)
         if len(encoded) <= max_bytes:
             return encoded
-        budget = min(budget // 2 if budget < len(encoded) - max_bytes else budget - (len(encoded) - max_bytes), budget - 1)
+        budget = min(
+            budget // 2 if budget < len(encoded) - max_bytes else budget - (len(encoded) - max_bytes),
+            budget - 1,
+        )
 
 
 def _cut_text(text: str, max_bytes: int, *, keep_end: bool = False) -> tuple[str, int]:
@@ -458,7 +470,9 @@ def _cut_text(text: str, max_bytes: int, *, keep_end: bool = False) -> tuple[str
     keep = max(max_bytes - len(TRUNCATION_MARK), 0)
     if keep_end:
         kept = data[len(data) - keep :].decode(errors="ignore")
-        return TRUNCATION_MARK + "\n" + kept.partition("\n")[2], len(data) - len(kept.partition("\n")[2].encode())
+        return TRUNCATION_MARK + "\n" + kept.partition("\n")[2], len(data) - len(
+            kept.partition("\n")[2].encode()
+        )
     kept = data[:keep].decode(errors="ignore")
     return kept + TRUNCATION_MARK, len(data) - len(kept.encode())
 

@@ -36,7 +36,10 @@ def test_files_are_private(tmp_path):
 
 def test_the_second_server_is_not_published(tmp_path):
     """The first server stays the one that is found."""
-    with publish_local_server(tmp_path, URL), publish_local_server(tmp_path, "http://127.0.0.1:1/api") as published:
+    with (
+        publish_local_server(tmp_path, URL),
+        publish_local_server(tmp_path, "http://127.0.0.1:1/api") as published,
+    ):
         assert not published
         assert find_local_server(tmp_path).url == URL
 

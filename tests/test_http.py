@@ -15,7 +15,10 @@ from runlog.credentials import auth_headers
         ({"api_key": "k"}, {"Authorization": "Bearer k"}),
         ({"auth_string": "user:pw"}, {"Authorization": "Basic dXNlcjpwdw=="}),
         ({"api_key": "k", "auth_string": "user:pw"}, {"Authorization": "Basic dXNlcjpwdw=="}),
-        ({"api_key": "k", "custom_headers": {"X-Team": "data"}}, {"Authorization": "Bearer k", "X-Team": "data"}),
+        (
+            {"api_key": "k", "custom_headers": {"X-Team": "data"}},
+            {"Authorization": "Bearer k", "X-Team": "data"},
+        ),
         ({"api_key": "k", "custom_headers": {"authorization": "Custom"}}, {"authorization": "Custom"}),
     ],
 )

@@ -121,7 +121,10 @@ def test_decode_batch():
     batch = decode_batch(
         batch_json(
             first_seq=5,
-            dropped=[{"seq": 5, "count": 2, "reason": "queue_full"}, {"seq": 8, "count": 1, "reason": "closed"}],
+            dropped=[
+                {"seq": 5, "count": 2, "reason": "queue_full"},
+                {"seq": 8, "count": 1, "reason": "closed"},
+            ],
         )
     )
     assert [seq for seq, _ in batch.numbered()] == [7, 9]
@@ -195,7 +198,9 @@ def test_numbering_against_a_model(items, first_seq):
 
 def test_an_ordinary_line():
     """A record's own facts arrive under their OpenTelemetry names, its extras under their own."""
-    event = through_the_wire(event_from_record(make_record("loaded %d rows", (42,), table="orders", rows=42), {}))
+    event = through_the_wire(
+        event_from_record(make_record("loaded %d rows", (42,), table="orders", rows=42), {})
+    )
     assert event.message == "loaded 42 rows"
     assert (event.level, event.name) == (20, "app")
     assert event.attributes["code.file.path"] == "/app/main.py"
@@ -296,7 +301,9 @@ def test_secrets_are_redacted_everywhere():
     try:
         raise ValueError(token)
     except ValueError:
-        record = make_record(f"token {token}", exc_info=sys.exc_info(), password="hunter2", note=token, nested=[token])
+        record = make_record(
+            f"token {token}", exc_info=sys.exc_info(), password="hunter2", note=token, nested=[token]
+        )
     record.stack_info = token
     encoded = encode_event(event_from_record(record, {}), LIMIT)
     assert token.encode() not in encoded
@@ -388,7 +395,9 @@ hostile_values = st.one_of(
     st.recursive(
         st.one_of(st.none(), st.booleans(), st.text(max_size=5)),
         lambda inner: st.one_of(
-            st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=3), inner, max_size=3), st.sets(st.text())
+            st.lists(inner, max_size=3),
+            st.dictionaries(st.text(max_size=3), inner, max_size=3),
+            st.sets(st.text()),
         ),
         max_leaves=10,
     ),
@@ -412,7 +421,12 @@ def test_any_record_becomes_an_event(msg, args, extra, fields):
     assert len(encoded) <= 20_000
     decoded = msgspec.json.decode(encoded, type=LogEvent)
     json.loads(encoded)
-    if isinstance(msg, str) and not args and len(msg) < 1000 and not any(0xD800 <= ord(c) < 0xE000 for c in msg):
+    if (
+        isinstance(msg, str)
+        and not args
+        and len(msg) < 1000
+        and not any(0xD800 <= ord(c) < 0xE000 for c in msg)
+    ):
         assert decoded.message == msg
 
 

@@ -150,7 +150,7 @@ def flush(timeout: float | None = None) -> bool:
 
 
 def statistics() -> list[dict[str, Any]]:
-    """Return what each worker of this process took in, delivered and dropped; see `DeliveryWorker.statistics`."""
+    """Return what each worker of this process took in and dropped; see `DeliveryWorker.statistics`."""
     return [worker.statistics() for worker in workers()]
 
 

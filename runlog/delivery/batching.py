@@ -234,7 +234,11 @@ class Batcher:
         return dropped
 
     def next_due(self) -> float | None:
-        """Return when the next batch is due, in monotonic seconds: ``-inf`` if it is, `None` if nothing waits."""
+        """
+        Return when the next batch is due, in monotonic seconds.
+
+        ``-inf`` if one is full already, `None` if nothing waits.
+        """
         if self._oldest_at is None:
             return None
         if self._waiting_bytes >= self._max_batch_bytes:

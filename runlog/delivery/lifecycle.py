@@ -52,7 +52,11 @@ def watch(worker: DeliveryWorker) -> None:
 
 
 def unwatch(worker: DeliveryWorker) -> None:
-    """Forget a worker that is closed and has delivered all it took. One that has not is tried again at the end."""
+    """
+    Forget a worker that is closed and has delivered all it took.
+
+    One that has not is to be kept: the end of the program tries again.
+    """
     with _lock:
         _workers.discard(worker)
 

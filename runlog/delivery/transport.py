@@ -147,8 +147,6 @@ class HTTPTransport:
         if self._client is None:
             # Some 150 ms, in the background; a fork in the middle would leave the child unable to import.
             with lifecycle.no_fork():
-                import encodings.idna  # noqa: PLC0415 - what resolving a name imports, for the same reason
-
                 from runlog import _http  # noqa: PLC0415 - as said above
 
                 self._http = _http

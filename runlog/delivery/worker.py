@@ -329,14 +329,18 @@ class DeliveryWorker:
             # The server's store is not the one that acknowledged the events before.
             missing = batch.starting_at(answer.expected or 0, "acknowledged_elsewhere")
             self._outgoing.appendleft(missing)
-            self._report("resume", f"{self._transport.target} has forgotten lines of this process; continuing")
+            self._report(
+                "resume", f"{self._transport.target} has forgotten lines of this process; continuing"
+            )
         elif len(batch.events) > 1:
             self._outgoing.extendleft(reversed(batch.split()))
         elif batch.events:
             with self._lock:
                 self._dropped["rejected"] += 1
                 self._batcher.settle(batch)
-            self._report("rejected", f"the server refused a line, which is dropped and counted: {answer.detail}")
+            self._report(
+                "rejected", f"the server refused a line, which is dropped and counted: {answer.detail}"
+            )
             self._outgoing.appendleft(batch.without_events("rejected"))
         else:
             self._outgoing.appendleft(batch)
@@ -362,7 +366,8 @@ class DeliveryWorker:
         if self._failures == 2:  # one failure is a restart; two are worth a word
             self._report(
                 "unreachable",
-                f"lines cannot be sent to {self._transport.target}: {answer.detail}; they are kept and sent later",
+                f"lines cannot be sent to {self._transport.target}: {answer.detail}; "
+                "they are kept and sent later",
             )
         with self._progress:
             self._progress.notify_all()
@@ -500,7 +505,8 @@ class DeliveryWorker:
         else:
             self._report(
                 "undelivered",
-                f"{left['queued']} lines were not delivered to {left['target']}: {left['last_error'] or 'no time left'}",
+                f"{left['queued']} lines were not delivered to {left['target']}: "
+                f"{left['last_error'] or 'no time left'}",
             )
 
     def _report(self, kind: str, text: str) -> None:

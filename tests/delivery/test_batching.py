@@ -12,7 +12,10 @@ from runlog.records import DropMarker
 
 def make(max_batch_bytes=1000, batch_interval=2.0, max_queue_bytes=100_000, **kwargs):
     return Batcher(
-        max_batch_bytes=max_batch_bytes, batch_interval=batch_interval, max_queue_bytes=max_queue_bytes, **kwargs
+        max_batch_bytes=max_batch_bytes,
+        batch_interval=batch_interval,
+        max_queue_bytes=max_queue_bytes,
+        **kwargs,
     )
 
 
@@ -252,6 +255,8 @@ def read_back(batches):
         assert batch.first_seq == len(found)
         events = iter(batch.events)
         covered = {m.seq + i for m in batch.dropped for i in range(m.count)}
-        found += [None if seq in covered else next(events) for seq in range(batch.first_seq, batch.last_seq + 1)]
+        found += [
+            None if seq in covered else next(events) for seq in range(batch.first_seq, batch.last_seq + 1)
+        ]
         assert next(events, None) is None
     return found

@@ -103,7 +103,12 @@ def run(tmp_path, sink):
         }
         before = time.monotonic()
         done = subprocess.run(
-            [sys.executable, "-W", "error", str(script)], env=env, capture_output=True, text=True, timeout=WAIT, check=False
+            [sys.executable, "-W", "error", str(script)],
+            env=env,
+            capture_output=True,
+            text=True,
+            timeout=WAIT,
+            check=False,
         )
         return done, time.monotonic() - before
 
@@ -191,7 +196,10 @@ log.info("x")
         url="",
     )
     assert done.returncode == 0
-    assert done.stderr == "runlog: 1 lines were not stored: no log server is running; start one with: runlog server start\n"
+    assert (
+        done.stderr
+        == "runlog: 1 lines were not stored: no log server is running; start one with: runlog server start\n"
+    )
 
 
 def test_fork_while_threads_log(run, sink):

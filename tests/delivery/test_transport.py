@@ -114,7 +114,12 @@ def test_markers_are_encoded():
         (429, {"retry-after": "7"}, b"", Answer(429, retry_after=7.0, detail="HTTP 429")),
         (503, {"retry-after": "-7"}, b"", Answer(503, retry_after=0.0, detail="HTTP 503")),
         (503, {"retry-after": "soon"}, b"", Answer(503, detail="HTTP 503")),
-        (503, {"retry-after": "Thu, 01 Jan 1970 00:00:00 GMT"}, b"", Answer(503, retry_after=0.0, detail="HTTP 503")),
+        (
+            503,
+            {"retry-after": "Thu, 01 Jan 1970 00:00:00 GMT"},
+            b"",
+            Answer(503, retry_after=0.0, detail="HTTP 503"),
+        ),
     ],
 )
 def test_answers(status, headers, body, answer):
@@ -164,7 +169,10 @@ def test_the_local_server_is_found(server, tmp_path):
     transport = HTTPTransport(None, home=tmp_path)
     assert transport.target is None
     assert "no server" in repr(transport)
-    assert transport.send(PRODUCER, Batch(0, (EVENT,)), timeout=10).detail == "no log server is running on this machine"
+    assert (
+        transport.send(PRODUCER, Batch(0, (EVENT,)), timeout=10).detail
+        == "no log server is running on this machine"
+    )
     with publish_local_server(tmp_path, server.url):
         assert transport.target == server.url
         assert transport.send(PRODUCER, Batch(0, (EVENT,)), timeout=10).acked == 0

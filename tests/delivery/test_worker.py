@@ -51,7 +51,11 @@ def make_worker(reports):
     def make(transport=None, *, fake=None, backoff=None, **limits):
         times = {"clock": fake.clock, "sleep": fake.sleep} if fake else {}
         worker = DeliveryWorker(
-            transport or InMemoryTransport(), Limits(**limits), backoff=backoff, report=reports.append, **times
+            transport or InMemoryTransport(),
+            Limits(**limits),
+            backoff=backoff,
+            report=reports.append,
+            **times,
         )
         made.append(worker)
         return worker
@@ -116,7 +120,9 @@ def test_a_due_batch_is_sent_without_a_flush(make_worker):
 def test_a_full_batch_is_sent_before_its_time(make_worker):
     """Size wakes the thread that sleeps until the interval is over."""
     transport = GatedTransport()
-    worker = make_worker(transport, batch_interval=3600, max_batch_bytes=3 * (len(event()) + EVENT_OVERHEAD_BYTES))
+    worker = make_worker(
+        transport, batch_interval=3600, max_batch_bytes=3 * (len(event()) + EVENT_OVERHEAD_BYTES)
+    )
     worker.put(event())
     worker.put(event())
     assert not transport.reached.is_set()
@@ -240,7 +246,9 @@ def test_one_refused_event_costs_no_other(make_worker, reports):
         worker.put(event("bad" if i == 700 else str(i)), background=False)
     assert worker.send_now(60)
     assert transport.messages == [str(i) for i in range(1000) if i != 700]
-    assert [marker for batch in transport.batches for marker in batch.dropped] == [DropMarker(700, 1, "rejected")]
+    assert [marker for batch in transport.batches for marker in batch.dropped] == [
+        DropMarker(700, 1, "rejected")
+    ]
     assert worker.statistics()["dropped"] == {"rejected": 1}
     assert worker.statistics()["queued"] == worker.statistics()["queued_bytes"] == 0
     assert reports == ["the server refused a line, which is dropped and counted: HTTP 422 not acceptable"]
@@ -289,7 +297,9 @@ def test_without_a_server_lines_wait(make_worker, reports):
     assert worker.flush(WAIT) is False
     assert worker.send_now(WAIT) is False
     worker.report_undelivered()
-    assert reports == ["1 lines were not stored: no log server is running; start one with: runlog server start"]
+    assert reports == [
+        "1 lines were not stored: no log server is running; start one with: runlog server start"
+    ]
     transport.target = "memory"
     assert worker.send_now(WAIT)
     assert transport.messages == ["a"]
@@ -377,7 +387,9 @@ def test_drop_oldest_spares_what_is_in_flight(make_worker):
 def test_block_waits_for_room(make_worker):
     """With ``block`` a call waits while the server takes lines, and its line is kept."""
     transport = GatedTransport()
-    worker = make_worker(transport, when_full="block", block_timeout=WAIT, max_queue_bytes=room_for(2), batch_interval=0)
+    worker = make_worker(
+        transport, when_full="block", block_timeout=WAIT, max_queue_bytes=room_for(2), batch_interval=0
+    )
     worker.put(event("0"))
     assert transport.reached.wait(WAIT)
     worker.put(event("1"))
@@ -394,7 +406,9 @@ def test_block_waits_for_room(make_worker):
 def test_block_is_capped(make_worker, reports):
     """The wait ends with the cap; then the line is dropped, counted and said."""
     transport = GatedTransport()
-    worker = make_worker(transport, when_full="block", block_timeout=0.001, max_queue_bytes=room_for(1), batch_interval=0)
+    worker = make_worker(
+        transport, when_full="block", block_timeout=0.001, max_queue_bytes=room_for(1), batch_interval=0
+    )
     worker.put(event("0"))
     assert transport.reached.wait(WAIT)
     assert worker.put(event("1")) is False
