@@ -1,0 +1,73 @@
+"""Where a server listens, who can reach it there, and how it is called."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+
+from runlog.exceptions import SettingsError
+
+
+def require_auth(host: str, auth_string: str | None) -> None:
+    """
+    Refuse to serve other machines without asking for credentials.
+
+    Raises:
+        SettingsError: If *host* is not this machine's own and there is no auth string.
+    """
+    if not auth_string and not _is_loopback(host):
+        raise SettingsError(
+            f"RUNLOG_SERVER_HOST is {host!r}, which other machines can reach, and no auth string is set",
+            key="RUNLOG_SERVER_HOST",
+            expected="a loopback address such as 127.0.0.1",
+            got=repr(host),
+            remedy="set PREFECT_SERVER_API_AUTH_STRING=user:password, or listen on 127.0.0.1",
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """
+    Return a socket that is bound, so that a taken port is found before anything else is done.
+
+    Raises:
+        SettingsError: If it cannot be.
+    """
+    host = host.strip("[]")
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, protocol)
+        try:
+            if hasattr(socket, "SO_REUSEADDR") and not hasattr(socket, "SO_EXCLUSIVEADDRUSE"):
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+        except BaseException:
+            listener.close()
+            raise
+    except (OSError, OverflowError, UnicodeError) as error:
+        raise SettingsError(
+            f"cannot listen on {host}, port {port}: {getattr(error, 'strerror', None) or error}",
+            key="RUNLOG_SERVER_PORT",
+            got=str(port),
+            remedy="choose another with --port, or --port 0 for a free one",
+        ) from error
+    listener.set_inheritable(False)
+    return listener
+
+
+def url_of(listener: socket.socket) -> str:
+    """Return the API address of a listening socket, for programs on this machine."""
+    host, port = listener.getsockname()[:2]
+    if ipaddress.ip_address(host).is_unspecified:
+        host = "::1" if ":" in host else "127.0.0.1"
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}/api"

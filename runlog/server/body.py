@@ -1,0 +1,76 @@
+"""
+Take a request's body in, without taking more than allowed, and answers out.
+
+A body is refused as soon as it is known to be too long: by its declared length
+before a byte of it is read, by counting otherwise, and for a compressed body by
+counting what comes out of it, a piece at a time.
+"""
+
+from __future__ import annotations
+
+import zlib
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from starlette.requests import Request
+
+_GZIP = 16 + zlib.MAX_WBITS
+"""Tells zlib to expect gzip's header."""
+
+
+async def read_body(request: Request, max_bytes: int) -> bytes:
+    """
+    Return a request's body, inflated if it says ``Content-Encoding: gzip``.
+
+    Args:
+        request: Its body has not been read.
+        max_bytes: Most bytes to accept, both as sent and inflated.
+
+    Raises:
+        HTTPException: 413 if it is longer, 415 for another encoding, 400 if it
+            is not gzip although it says so.
+    """
+    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    if encoding not in {"identity", "gzip"}:
+        raise HTTPException(415, f"Content-Encoding must be gzip or identity, got {encoding[:40]!r}")
+    declared = request.headers.get("content-length", "")
+    if declared.isdecimal() and int(declared[:20]) > max_bytes:
+        raise _too_large(max_bytes)
+    inflate = zlib.decompressobj(_GZIP) if encoding == "gzip" else None
+    received = 0
+    body = bytearray()
+    try:
+        async for chunk in request.stream():
+            received += len(chunk)
+            if received > max_bytes:
+                raise _too_large(max_bytes)
+            if inflate is None:
+                body += chunk
+                continue
+            body += inflate.decompress(chunk, max_bytes - len(body) + 1)
+            while inflate.eof and inflate.unused_data:  # gzip files may be joined
+                rest = inflate.unused_data
+                inflate = zlib.decompressobj(_GZIP)
+                body += inflate.decompress(rest, max_bytes - len(body) + 1)
+            if len(body) > max_bytes:
+                raise _too_large(max_bytes)
+    except zlib.error as error:
+        raise HTTPException(400, f"the body is not valid gzip: {error}") from error
+    if inflate is not None and not inflate.eof:
+        raise HTTPException(400, "the body is not valid gzip: it ends too early")
+    return bytes(body)
+
+
+def _too_large(max_bytes: int) -> HTTPException:
+    return HTTPException(413, f"the body must have at most {max_bytes} bytes")
+
+
+def json_response(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """Return *value* as a JSON answer."""
+    return Response(msgspec.json.encode(value), status, headers, media_type="application/json")

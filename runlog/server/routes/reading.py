@@ -1,0 +1,307 @@
+"""Questions about lines and runs, for the command line and for programs."""
+
+from __future__ import annotations
+
+import logging
+import re
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from starlette.exceptions import HTTPException
+from starlette.routing import Route
+
+from runlog.exceptions import QueryError
+from runlog.records import format_timestamp
+from runlog.server.answers import RunAnswer, log_answer, run_answer
+from runlog.server.body import json_response
+from runlog.server.query import (
+    MAX_PAGE,
+    AllOf,
+    LevelBetween,
+    LoggerIs,
+    LogQuery,
+    Position,
+    RunIn,
+    RunSet,
+    TaskIs,
+    TextMatches,
+    TimeBetween,
+    decode_cursor,
+    encode_cursor,
+)
+from runlog.server.run_summary import FINAL_STATES
+from runlog.server.state import state_of
+from runlog.server.storage.base import RunPosition, RunQuery, run_position
+from runlog.server.text_search import MAX_QUERY_LENGTH
+from runlog.server.times import parse_time
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from starlette.requests import Request
+    from starlette.responses import Response
+
+    from runlog.server.query import Condition
+    from runlog.server.run_summary import RunSummary
+    from runlog.server.storage.base import LogStorage
+
+DEFAULT_LINES = 200
+DEFAULT_RUNS = 50
+MAX_RUNS = 1000
+
+MAX_CANDIDATES = 20
+"""Runs that are named where a reference may mean several."""
+
+MAX_TREE_DEPTH = 100
+"""Levels of a tree that are nested in an answer; what lies deeper hangs on the last of them."""
+
+_LATEST = re.compile(r"latest(?:~(\d{1,9}))?")
+_ID_PREFIX = re.compile(r"[0-9a-f-]{4,36}")
+
+T = TypeVar("T", bound=str)
+
+
+# --- lines --------------------------------------------------------------------------------------------
+
+_RUN_PARAMETERS = frozenset({"kind", "state", "name", "parent", "limit", "cursor"})
+_LOG_PARAMETERS = frozenset(
+    {"run", "flow_run_id", "task_run_id", "level", "search", "task", "logger", "since", "until", "order"}
+    | {"limit", "cursor"}
+)
+
+
+async def get_logs(request: Request) -> Response:
+    """Answer a page of lines and the cursor of the next one."""
+    ask = _parameters(request, _LOG_PARAMETERS)
+    storage = state_of(request).storage
+    order = _choice(ask, "order", ("asc", "desc")) or "asc"
+    limit = _integer(ask, "limit", DEFAULT_LINES, 1, MAX_PAGE)
+    cursor = ask.get("cursor")
+    runs = await _tree_set(storage, ask["run"]) if "run" in ask else None
+    query = LogQuery(
+        where=AllOf(tuple(_conditions(ask))),
+        runs=runs,
+        order=order,  # type: ignore[arg-type] # one of the two
+        after=Position.from_cursor(cursor) if cursor is not None else None,
+        limit=limit + 1,  # the one more tells whether there is a next page
+    )
+    lines = await storage.read_lines(query)
+    page = lines[:limit]
+    return json_response(
+        {
+            "logs": [log_answer(line) for line in page],
+            "next": page[-1].position.cursor() if len(lines) > limit else None,
+        }
+    )
+
+
+def _conditions(ask: dict[str, str]) -> Iterable[Condition]:
+    if "flow_run_id" in ask:
+        yield RunIn("flow", (ask["flow_run_id"],))
+    if "task_run_id" in ask:
+        yield RunIn("task", (ask["task_run_id"],))
+    if "level" in ask:
+        yield LevelBetween(_level(ask["level"]))
+    if "since" in ask or "until" in ask:
+        yield TimeBetween(_time(ask, "since"), _time(ask, "until"))
+    if "task" in ask:
+        yield TaskIs(ask["task"])
+    if "logger" in ask:
+        name = ask["logger"]
+        yield LoggerIs(name.removesuffix(".*"), children=name.endswith(".*"))
+    if "search" in ask:
+        if len(ask["search"]) > MAX_QUERY_LENGTH:
+            raise QueryError(
+                f"search must have at most {MAX_QUERY_LENGTH} characters, got {len(ask['search'])}"
+            )
+        yield TextMatches(ask["search"])
+
+
+async def _tree_set(storage: LogStorage, run_id: str) -> RunSet:
+    """Return the runs whose lines are a run's: itself and all that were opened in it."""
+    tree = await storage.read_tree(run_id)
+    flows = {run.id for run in tree if run.kind == "flow"}
+    tasks = {run.id for run in tree if run.kind == "task" and run.text("flow_run_id") not in flows}
+    return RunSet(tuple(sorted(flows)), tuple(sorted(tasks)))
+
+
+# --- runs ---------------------------------------------------------------------------------------------
+
+
+async def get_runs(request: Request) -> Response:
+    """Answer a page of runs, newest first, and the cursor of the next one."""
+    ask = _parameters(request, _RUN_PARAMETERS)
+    limit = _integer(ask, "limit", DEFAULT_RUNS, 1, MAX_RUNS)
+    cursor = ask.get("cursor")
+    runs = await state_of(request).storage.read_runs(
+        RunQuery(
+            kind=_choice(ask, "kind", ("flow", "task")),  # type: ignore[arg-type] # one of the two
+            state=_choice(ask, "state", ("RUNNING", *FINAL_STATES, "UNKNOWN")),  # type: ignore[arg-type] # the same
+            name_contains=ask.get("name"),
+            parent_id=ask.get("parent"),
+            after=RunPosition(*decode_cursor(cursor, (int, str, str))) if cursor is not None else None,
+            limit=limit + 1,
+        )
+    )
+    page = runs[:limit]
+    return json_response(
+        {
+            "runs": [run_answer(run) for run in page],
+            "next": encode_cursor(run_position(page[-1])) if len(runs) > limit else None,
+        }
+    )
+
+
+async def get_run(request: Request) -> Response:
+    """Answer one run, whatever it is called by, and the tree below it."""
+    storage = state_of(request).storage
+    found = await _find_runs(storage, request.path_params["ref"])
+    if isinstance(found, list):
+        return _ambiguous(request.path_params["ref"], found)
+    return json_response(nest(found, await storage.read_tree(found.id)))
+
+
+async def get_receipt(request: Request) -> Response:
+    """Answer what is stored of a run, and what is known to be missing, for each producer of its lines."""
+    storage = state_of(request).storage
+    run_id = request.path_params["ref"]
+    found = await storage.read_runs(RunQuery(id=run_id, limit=1))
+    if not found:
+        raise _not_found(run_id)
+    shares = await storage.read_shares(await _tree_set(storage, run_id))
+    dropped = sum(share.dropped for share in shares)
+    return json_response(
+        {
+            "run_id": run_id,
+            "complete": found[0].state in FINAL_STATES and not dropped,
+            "producers": shares,
+            "stored": sum(share.stored for share in shares),
+            "dropped": dropped,
+            "truncated": sum(share.truncated for share in shares),
+        }
+    )
+
+
+async def _find_runs(storage: LogStorage, ref: str) -> RunSummary | list[RunSummary]:
+    """
+    Return the run that a reference means, or all that it may mean.
+
+    Raises:
+        HTTPException: 404 if it means none.
+    """
+    latest = _LATEST.fullmatch(ref)
+    queries = [RunQuery(id=ref, limit=1)]
+    if latest:
+        queries.append(RunQuery(kind="flow", top_level=True, offset=int(latest[1] or 0), limit=1))
+    queries.append(RunQuery(name=ref, limit=MAX_CANDIDATES))
+    if _ID_PREFIX.fullmatch(ref.lower()):
+        queries.append(RunQuery(id_prefix=ref.lower(), limit=MAX_CANDIDATES))
+    for query in queries:
+        found = await storage.read_runs(query)
+        if found:
+            return found[0] if len(found) == 1 else found
+    raise _not_found(ref)
+
+
+def nest(root: RunSummary, tree: list[RunSummary]) -> RunAnswer:
+    """
+    Return a run with its children in it, and theirs in them, oldest first.
+
+    Args:
+        root: The run.
+        tree: It and all below it, oldest first; parents may form a ring.
+    """
+    children: dict[str | None, list[RunSummary]] = {}
+    for run in tree:
+        if run is not root and (run.id, run.kind) != (root.id, root.kind):
+            children.setdefault(run.parent_id, []).append(run)
+    answer = run_answer(root)
+    answer.children = []
+    level = [(answer, root.id)]
+    depth = 0
+    while level:
+        depth += 1
+        below: list[tuple[RunAnswer, str]] = []
+        for parent, run_id in level:
+            for run in children.pop(run_id, ()):
+                child = run_answer(run)
+                child.children = []
+                assert isinstance(parent.children, list)
+                parent.children.append(child)
+                below.append((child if depth < MAX_TREE_DEPTH else parent, run.id))
+        level = below
+    return answer
+
+
+def _not_found(ref: str) -> HTTPException:
+    return HTTPException(404, f"no run {ref[:200]!r}")
+
+
+def _ambiguous(ref: str, found: list[RunSummary]) -> Response:
+    return json_response(
+        {
+            "detail": f"{ref[:200]!r} may mean any of several runs",
+            "candidates": [
+                {"id": run.id, "name": run.name, "started": format_timestamp(run.started_ns)} for run in found
+            ],
+        },
+        409,
+    )
+
+
+# --- parameters ---------------------------------------------------------------------------------------
+
+
+def _parameters(request: Request, known: frozenset[str]) -> dict[str, str]:
+    """Return the query's parameters; one that is unknown, or given twice, is refused and not ignored."""
+    found: dict[str, str] = {}
+    for name, value in request.query_params.multi_items():
+        if name not in known:
+            raise QueryError(f"unknown parameter {name[:100]!r}; expected one of {', '.join(sorted(known))}")
+        if name in found:
+            raise QueryError(f"parameter {name!r} is given twice")
+        found[name] = value
+    return found
+
+
+def _integer(ask: dict[str, str], name: str, default: int, low: int, high: int) -> int:
+    text = ask.get(name)
+    if text is None:
+        return default
+    if not (text.isascii() and text.isdecimal() and len(text) < 10 and low <= int(text) <= high):
+        raise QueryError(f"{name} must be a number from {low} to {high}, got {text[:100]!r}")
+    return int(text)
+
+
+def _choice(ask: dict[str, str], name: str, choices: tuple[str, ...]) -> str | None:
+    text = ask.get(name)
+    if text is not None and text not in choices:
+        raise QueryError(f"{name} must be one of {', '.join(choices)}, got {text[:100]!r}")
+    return text
+
+
+def _level(text: str) -> int:
+    names: dict[str, Any] = logging.getLevelNamesMapping()
+    level = names.get(text.strip().upper())
+    if level is None:
+        try:
+            level = int(text) if len(text) < 10 else None
+        except ValueError:
+            level = None
+    if level is None:
+        raise QueryError(f"level must be a number or one of {', '.join(names)}, got {text[:100]!r}")
+    return int(level)
+
+
+def _time(ask: dict[str, str], name: str) -> int | None:
+    try:
+        return parse_time(ask[name]) if name in ask else None
+    except ValueError as error:
+        raise QueryError(f"{name}: {error}; expected RFC 3339, or seconds since the epoch") from error
+
+
+ROUTES = [
+    Route("/runlog/v1/logs", get_logs),
+    Route("/runlog/v1/runs", get_runs),
+    Route("/runlog/v1/runs/{ref}/receipt", get_receipt),
+    Route("/runlog/v1/runs/{ref}", get_run),
+]

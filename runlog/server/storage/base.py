@@ -1,0 +1,240 @@
+"""
+What a store of lines must do, whatever it is built on.
+
+`runlog.server.ingest` appends batches, the routes read. Each implementation
+passes ``tests/server/storage_contract.py``; its promises are:
+
+- A batch is stored as a whole or not at all, and ``append`` returns after it is
+  as durable as the store can make it.
+- Each producer has a mark, the seq that it must send next, which moves in the
+  same transaction as its lines: what lies below it was stored before and is
+  not stored again.
+- Runs are derived from the lines as they arrive. The order of arrival of
+  different producers' batches makes no difference to them.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+from runlog.exceptions import RunlogError
+from runlog.records import DropMarker
+from runlog.server.query import Position
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from runlog.records import EventBatch, LogEvent
+    from runlog.server.query import LogQuery, RunSet
+    from runlog.server.run_summary import Kind, RunSummary, State
+
+MAX_TREE_RUNS = 100_000
+"""Most runs in one tree; a program that opens more in one flow run reads the rest by their own ids."""
+
+
+class ProducerGapError(RunlogError):
+    """
+    A batch begins after the seq that its producer must send next.
+
+    Args:
+        producer: Who sent it.
+        expected: The seq that must come next.
+        got: The batch's first.
+    """
+
+    def __init__(self, producer: str, *, expected: int, got: int) -> None:
+        self.producer = producer
+        self.expected = expected
+        self.got = got
+        super().__init__(
+            f"producer {producer} must go on with seq {expected}, got a batch that begins at {got}"
+        )
+
+
+class Appended(NamedTuple):
+    """What became of a batch."""
+
+    acked: int
+    """Every seq of the producer up to this one is stored, now or before; -1 if none is."""
+    new_from: int
+    """The first seq of the batch that was stored by this call; ``acked + 1`` if none was."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredLine:
+    """A line as it was stored."""
+
+    producer: str
+    producer_key: int
+    """See `Position.producer_key`."""
+    seq: int
+    observed_ns: int
+    """When the server took it, in nanoseconds since the epoch."""
+    event: LogEvent
+
+    @property
+    def position(self) -> Position:
+        """Its place in the order of all lines."""
+        return Position(self.event.timestamp_ns, self.producer_key, self.seq)
+
+
+class RunPosition(NamedTuple):
+    """A run's place in the order of all runs. Compares as the runs do."""
+
+    started_ns: int
+    id: str
+    kind: str
+
+
+@dataclass(frozen=True, slots=True)
+class RunQuery:
+    """Which runs, newest first. Every part that is given must hold."""
+
+    kind: Kind | None = None
+    state: State | None = None
+    name_contains: str | None = None
+    """Part of the run's name, without regard to case."""
+    name: str | None = None
+    """The run's name, exactly."""
+    id: str | None = None
+    id_prefix: str | None = None
+    parent_id: str | None = None
+    """The run in which they were opened."""
+    top_level: bool = False
+    """Only runs that were opened in no run that is known."""
+    after: RunPosition | None = None
+    limit: int = 50
+    offset: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ProducerShare:
+    """What one producer sent of some runs."""
+
+    producer: str
+    first_seq: int
+    last_seq: int
+    stored: int
+    """Lines of the runs."""
+    dropped: int
+    """
+    Lines that the producer lost between the first and the last.
+
+    They may have been another run's: what was dropped is not known any more.
+    """
+    truncated: int
+    """Stored lines that were cut to a size limit."""
+
+
+class Statistics(NamedTuple):
+    """How much is stored."""
+
+    runs: int
+    lines: int
+
+
+class LogStorage(ABC):
+    """
+    A store of lines and of the runs that they tell about.
+
+    Methods may be called by many tasks of one event loop at the same time.
+    `open` comes first and `close` last, each once.
+
+    Raises:
+        StorageError: From every method, if the store cannot be used.
+    """
+
+    location: str
+    """Where the lines are, for people; without a password."""
+    schema_version: int
+
+    @abstractmethod
+    async def open(self) -> None:
+        """
+        Make ready, and bring an older store to the present schema.
+
+        Raises:
+            SchemaVersionError: If a newer runlog wrote it.
+        """
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Finish what was begun and release everything. A second call does nothing."""
+
+    @abstractmethod
+    async def append(self, batch: EventBatch, *, observed_ns: int) -> Appended:
+        """
+        Store the part of a batch that lies above its producer's mark.
+
+        Args:
+            batch: Valid, see `runlog.records.decode_batch`; not changed afterwards.
+            observed_ns: The time now, in nanoseconds since the epoch.
+
+        Raises:
+            ProducerGapError: If it begins above the mark.
+            StorageFullError: If there is no room.
+        """
+
+    @abstractmethod
+    async def read_lines(self, query: LogQuery) -> list[StoredLine]:
+        """Return the lines that a query asks for, in its order."""
+
+    @abstractmethod
+    async def read_runs(self, query: RunQuery) -> list[RunSummary]:
+        """Return the runs that a query asks for, newest first."""
+
+    @abstractmethod
+    async def read_tree(self, run_id: str) -> list[RunSummary]:
+        """
+        Return a run and all that were opened in it, at any depth, oldest first.
+
+        Empty if the run is unknown; at most `MAX_TREE_RUNS`.
+        """
+
+    @abstractmethod
+    async def read_shares(self, runs: RunSet) -> list[ProducerShare]:
+        """Return what each producer sent of some runs, sorted by producer."""
+
+    @abstractmethod
+    async def read_statistics(self) -> Statistics:
+        """Count."""
+
+
+NOT_LOST: frozenset[str] = frozenset({"acknowledged_elsewhere"})
+"""Reasons of drop markers whose lines are stored, only by another server."""
+
+
+def merge_shares(shares: Sequence[ProducerShare]) -> list[ProducerShare]:
+    """Return one share a producer, from shares of disjoint sets of lines; ``dropped`` is left at 0."""
+    merged: dict[str, ProducerShare] = {}
+    for share in shares:
+        known = merged.get(share.producer)
+        merged[share.producer] = (
+            share
+            if known is None
+            else ProducerShare(
+                producer=share.producer,
+                first_seq=min(known.first_seq, share.first_seq),
+                last_seq=max(known.last_seq, share.last_seq),
+                stored=known.stored + share.stored,
+                dropped=0,
+                truncated=known.truncated + share.truncated,
+            )
+        )
+    return [merged[producer] for producer in sorted(merged)]
+
+
+def clip_drops(batch: EventBatch, mark: int) -> list[DropMarker]:
+    """Return a batch's drop markers without what lies below the mark, which was told before."""
+    return [
+        DropMarker(max(marker.seq, mark), marker.seq + marker.count - max(marker.seq, mark), marker.reason)
+        for marker in batch.dropped
+        if marker.seq + marker.count > mark
+    ]
+
+
+def run_position(run: RunSummary) -> RunPosition:
+    """Return a run's place in the order of runs."""
+    return RunPosition(run.started_ns, run.id, run.kind)

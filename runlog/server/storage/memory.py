@@ -1,0 +1,154 @@
+"""
+A store in this process's memory: for tests and demonstrations, and the measure of what the others must do.
+
+Everything is kept in plain lists and dictionaries and found by looking at each
+line, so that what it answers is easily seen to be right. Nothing survives
+`MemoryStorage.close`.
+"""
+
+from __future__ import annotations
+
+import heapq
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from runlog.server.run_summary import merge, summarise
+from runlog.server.storage.base import (
+    MAX_TREE_RUNS,
+    NOT_LOST,
+    Appended,
+    LogStorage,
+    ProducerGapError,
+    ProducerShare,
+    Statistics,
+    StoredLine,
+    clip_drops,
+    merge_shares,
+    run_position,
+)
+
+if TYPE_CHECKING:
+    from runlog.records import DropMarker, EventBatch
+    from runlog.server.query import LogQuery, RunSet
+    from runlog.server.run_summary import Kind, RunSummary
+    from runlog.server.storage.base import RunQuery
+
+
+@dataclass(slots=True)
+class _Producer:
+    key: int
+    next_seq: int = 0
+    drops: list[DropMarker] = field(default_factory=list)
+
+
+class MemoryStorage(LogStorage):
+    """Keeps lines in memory. Not thread-safe: one event loop."""
+
+    location = "memory"
+    schema_version = 0
+
+    def __init__(self) -> None:
+        self._lines: list[StoredLine] = []
+        self._producers: dict[str, _Producer] = {}
+        self._runs: dict[tuple[Kind, str], RunSummary] = {}
+
+    def __repr__(self) -> str:
+        return f"<MemoryStorage with {len(self._lines)} lines>"
+
+    async def open(self) -> None:
+        """Do nothing: there is nothing to open."""
+
+    async def close(self) -> None:
+        """Do nothing: the lines go with the object."""
+
+    async def append(self, batch: EventBatch, *, observed_ns: int) -> Appended:
+        """Store what is new in a batch."""
+        producer = self._producers.get(batch.producer) or _Producer(len(self._producers) + 1)
+        mark = producer.next_seq
+        if batch.first_seq > mark:
+            raise ProducerGapError(batch.producer, expected=mark, got=batch.first_seq)
+        if batch.last_seq < mark:
+            return Appended(mark - 1, mark)
+        self._producers[batch.producer] = producer
+        new = [(seq, event) for seq, event in batch.numbered() if seq >= mark]
+        self._lines += [
+            StoredLine(batch.producer, producer.key, seq, observed_ns, event) for seq, event in new
+        ]
+        producer.drops += clip_drops(batch, mark)
+        producer.next_seq = batch.last_seq + 1
+        for key, summary in summarise(event for _, event in new)[0].items():
+            known = self._runs.get(key)
+            self._runs[key] = summary if known is None else merge(known, summary)
+        return Appended(batch.last_seq, mark)
+
+    async def read_lines(self, query: LogQuery) -> list[StoredLine]:
+        """Look at every line."""
+        ascending = query.order == "asc"
+        after = query.after
+        found = (
+            line
+            for line in self._lines
+            if (after is None or (line.position > after if ascending else line.position < after))
+            and query.matches(line.event)
+        )
+        pick = heapq.nsmallest if ascending else heapq.nlargest
+        return pick(query.offset + query.limit, found, key=lambda line: line.position)[query.offset :]
+
+    async def read_runs(self, query: RunQuery) -> list[RunSummary]:
+        """Look at every run."""
+        ids = {run.id for run in self._runs.values()}
+        part = query.name_contains.lower() if query.name_contains is not None else None
+        found = [
+            run
+            for run in self._runs.values()
+            if (query.kind is None or run.kind == query.kind)
+            and (query.state is None or run.state == query.state)
+            and (part is None or part in (run.name or "").lower())
+            and (query.name is None or run.name == query.name)
+            and (query.id is None or run.id == query.id)
+            and (query.id_prefix is None or run.id.startswith(query.id_prefix))
+            and (query.parent_id is None or run.parent_id == query.parent_id)
+            and not (query.top_level and run.parent_id in ids)
+            and (query.after is None or run_position(run) < query.after)
+        ]
+        found.sort(key=run_position, reverse=True)
+        return found[query.offset : query.offset + query.limit]
+
+    async def read_tree(self, run_id: str) -> list[RunSummary]:
+        """Walk from the run to what names it as its parent."""
+        children: dict[str | None, list[RunSummary]] = {}
+        for run in self._runs.values():
+            children.setdefault(run.parent_id, []).append(run)
+        found = {run_position(run): run for run in self._runs.values() if run.id == run_id}
+        waiting = list(found.values())
+        while waiting and len(found) < MAX_TREE_RUNS:
+            for run in children.get(waiting.pop(0).id, ()):
+                if run_position(run) not in found:
+                    found[run_position(run)] = run
+                    waiting.append(run)
+        return [found[position] for position in sorted(found)]
+
+    async def read_shares(self, runs: RunSet) -> list[ProducerShare]:
+        """Count the lines of the runs."""
+        shares = merge_shares(
+            [
+                ProducerShare(line.producer, line.seq, line.seq, 1, 0, int(line.event.truncated_bytes > 0))
+                for line in self._lines
+                if runs.matches(line.event)
+            ]
+        )
+        return [
+            replace(
+                share,
+                dropped=sum(
+                    marker.count
+                    for marker in self._producers[share.producer].drops
+                    if share.first_seq < marker.seq < share.last_seq and marker.reason not in NOT_LOST
+                ),
+            )
+            for share in shares
+        ]
+
+    async def read_statistics(self) -> Statistics:
+        """Count."""
+        return Statistics(runs=len(self._runs), lines=len(self._lines))

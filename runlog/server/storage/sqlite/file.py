@@ -1,0 +1,112 @@
+"""
+The database file: made for its owner alone, locked against a second server.
+
+Two connections that write to a database in WAL mode can corrupt it before SQLite
+3.51.3, and two servers on one file would give answers that contradict each
+other, so a lock file beside the database keeps the second one out. It is held by
+the descriptor: a killed server leaves none behind.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import sys
+from typing import TYPE_CHECKING
+
+from runlog.exceptions import StorageError, StorageFullError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+_FULL = frozenset({sqlite3.SQLITE_FULL})
+
+
+class FileLock:
+    """
+    Keep other processes, and other stores in this one, away from a database.
+
+    Args:
+        database: The file; the lock is beside it, with ``.lock`` after its name.
+
+    Raises:
+        StorageError: If another server has it.
+    """
+
+    def __init__(self, database: Path) -> None:
+        path = database.with_name(f"{database.name}.lock")
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
+        if not _lock(self._descriptor):
+            os.close(self._descriptor)
+            raise StorageError(
+                f"{database} is in use by another runlog server; stop that one, "
+                "or give this one a file of its own with --database"
+            )
+
+    def release(self) -> None:
+        """Let others have it. Explicitly, because a forked child has the descriptor as well."""
+        _unlock(self._descriptor)
+        os.close(self._descriptor)
+
+
+if sys.platform == "win32":  # pragma: no cover - the lock of another system
+    import msvcrt
+
+    def _lock(descriptor: int) -> bool:
+        try:
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+        except OSError:
+            return False
+        return True
+
+    def _unlock(descriptor: int) -> None:
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        msvcrt.locking(descriptor, msvcrt.LK_UNLCK, 1)
+
+else:
+    import fcntl
+
+    def _lock(descriptor: int) -> bool:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return False
+        return True
+
+    def _unlock(descriptor: int) -> None:
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
+
+
+def prepare_file(path: Path) -> None:
+    """
+    Make the file and its directory, readable by nobody else, if they are missing.
+
+    SQLite gives its companion files (``-wal``, ``-shm``) the rights of the database.
+
+    Raises:
+        StorageError: If there can be none.
+    """
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+    except OSError as error:
+        raise StorageError(f"cannot open the database {path}: {error.strerror or error}") from error
+
+
+@contextlib.contextmanager
+def storage_errors(path: Path) -> Iterator[None]:
+    """
+    Turn SQLite's errors into ours.
+
+    Raises:
+        StorageFullError: If the disk has no room.
+        StorageError: If the file is no database, damaged, or cannot be read or written.
+    """
+    try:
+        yield
+    except sqlite3.Error as error:
+        code = getattr(error, "sqlite_errorcode", None)
+        kind = StorageFullError if code in _FULL else StorageError
+        raise kind(f"the database {path} cannot be used: {error}") from error
