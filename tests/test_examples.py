@@ -24,7 +24,7 @@ def server(tmp_path):
 
 @pytest.fixture
 def reader(server):
-    with LogReader(server.api_url) as reading:
+    with LogReader(server.url) as reading:
         yield reading
 
 
@@ -33,7 +33,7 @@ def run(name, server, directory, **environment):
     result = subprocess.run(
         [sys.executable, str(EXAMPLES / name)],
         cwd=directory,
-        env={**os.environ, "PREFECT_API_URL": server.api_url, **environment},
+        env={**os.environ, "PREFECT_API_URL": server.url, **environment},
         capture_output=True,
         text=True,
         check=False,

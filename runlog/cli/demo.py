@@ -114,7 +114,7 @@ def serving(database: Path) -> Iterator[str]:
     from runlog.cli.server import import_server  # noqa: PLC0415 - as above
 
     with import_server("runlog demo").BackgroundServer(database=str(database), port=0) as server:
-        yield server.api_url
+        yield server.url
 
 
 def _run_job(plan: Plan, url: str, directory: Path) -> tuple[Survey, int, float]:

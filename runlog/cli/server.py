@@ -6,6 +6,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from runlog.cli.output import note
+from runlog.client.addresses import without_password
+
 if TYPE_CHECKING:
     from types import ModuleType
 
@@ -37,7 +40,25 @@ def start(*, host: str | None, port: int | None, database: str | None, reload: b
     Programs and commands of this machine with the same RUNLOG_HOME find it by
     themselves; others need PREFECT_API_URL.
     """
-    import_server("runlog server start")
+    app = import_server("runlog server start")
+    from runlog.configuration import setup_logging  # noqa: PLC0415 - only for a server that runs
+    from runlog.settings import get_current_settings  # noqa: PLC0415 - pydantic, 290 ms
+
+    settings = get_current_settings()
+    setup_logging()  # so that what the server itself has to say is seen
+    database = database or settings.server.database or str(settings.home / "runlog.db")
+
+    def ready(url: str) -> None:
+        note(f"log server at {url}, database {without_password(database)}; Ctrl-C stops it")
+
+    app.run_server(
+        host or settings.server.host,
+        settings.server.port if port is None else port,
+        database,
+        settings.home,
+        reload=reload,
+        on_ready=ready,
+    )
 
 
 def import_server(feature: str) -> ModuleType:

@@ -71,12 +71,12 @@ def real_server(tmp_path):
     with app.BackgroundServer(database=str(tmp_path / "lines.db"), port=0) as server:
         with Client() as client:
             response = client.post(
-                f"{server.api_url}/runlog/v1/batches",
+                f"{server.url}/runlog/v1/batches",
                 content=json.dumps(BATCH),
                 headers={"Content-Type": "application/json"},
             )
         assert response.status_code == 200, response.text
-        yield server.api_url
+        yield server.url
 
 
 def event(second, message, *, level=20, task=False, flow=FLOW, **changes):
