@@ -142,10 +142,17 @@ def block_paths() -> frozenset[tuple[str, ...]]:
     return frozenset(info.path[:depth] for info in _catalog() for depth in range(1, len(info.path)))
 
 
-def nearest(wanted: str, known: Iterable[str]) -> str | None:
-    """Return the name that *wanted* was probably meant to be, whatever its case; `None` if none is near."""
+def nearest(wanted: str, known: Iterable[str], *, cutoff: float = 0.6) -> str | None:
+    """
+    Return the name that *wanted* was probably meant to be, whatever its case; `None` if none is near.
+
+    Args:
+        wanted: What was written.
+        known: What could be meant.
+        cutoff: How near it must be: 0 returns one in any case, if there is one; 1 only the same.
+    """
     folded = {name.upper(): name for name in known}
-    found = difflib.get_close_matches(wanted.upper(), folded, n=1, cutoff=0.6)
+    found = difflib.get_close_matches(wanted.upper(), folded, n=1, cutoff=cutoff)
     return folded[found[0]] if found else None
 
 

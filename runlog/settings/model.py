@@ -29,7 +29,7 @@ from runlog.settings.sources import Layer, LayerSource
 # --- values ---------------------------------------------------------------------------------------
 
 
-def _level(value: Any) -> str:
+def parse_level(value: Any) -> str:
     """Take a level's name in any case, or the number of a level that has a name."""
     known = logging.getLevelNamesMapping()
     text = str(value).strip()
@@ -86,7 +86,7 @@ def _default_home() -> Path:
     return absolute_path(Path("~/.runlog"))
 
 
-Level = Annotated[str, BeforeValidator(_level)]
+Level = Annotated[str, BeforeValidator(parse_level)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_names)]
 Headers = Annotated[dict[str, str], BeforeValidator(_headers)]
 FilePath = Annotated[Path, AfterValidator(absolute_path)]
