@@ -8,6 +8,7 @@ nothing for trouble on the way: that is an answer without a status.
 
 from __future__ import annotations
 
+import codecs
 import email.utils
 import time
 from dataclasses import dataclass, field
@@ -148,6 +149,8 @@ class HTTPTransport:
             # Some 150 ms, in the background; a fork in the middle would leave the child unable to import.
             with lifecycle.no_fork():
                 from runlog import _http  # noqa: PLC0415 - as said above
+
+                codecs.lookup("idna")  # resolving a host's name would import it
 
                 self._http = _http
                 # Redirects are not followed: the key must not go to a host that nobody configured.
