@@ -450,3 +450,44 @@ def test_each_asyncio_task_carries_its_own_run(make_logger, memory):
     assert all(
         (e.flow_run_id, e.task_run_id) == (f"f{n}", f"t{n}") for e in events for n in [e.message.split()[0]]
     )
+
+
+def test_a_closed_own_worker_says_what_it_leaves(make_logger, capsys):
+    """A handler that is closed while there is no server says what was not stored."""
+    logger = make_logger(transport=InMemoryTransport(target=None), service_name="x")
+    logger.info("a")
+    logger.handlers[0].close()
+    assert "1 lines were not stored" in capsys.readouterr().err
+
+
+def test_a_transport_survives_a_change_of_settings(make_logger, memory):
+    """A given transport keeps its one worker, and its one sequence, whatever the settings become."""
+    logger = make_logger(transport=memory, service_name="x")
+    logger.info("a")
+    with temporary_settings({"PREFECT_LOGGING_LEVEL": "DEBUG"}):
+        logger.info("b")
+    logger.info("c")
+    assert logger.handlers[0].flush(WAIT)
+    assert memory.messages == ["a", "b", "c"]
+    assert len(memory.next_seqs) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "settings", "header"),
+    [
+        ({"api_key": "own-key"}, {"PREFECT_API_KEY": "other-key"}, "Bearer own-key"),
+        ({"auth_string": "u:p"}, {"PREFECT_API_KEY": "other-key"}, "Basic dTpw"),
+        ({}, {"PREFECT_API_KEY": "other-key"}, "Bearer other-key"),
+        ({}, {"PREFECT_API_AUTH_STRING": "u:p", "PREFECT_API_KEY": "k" * 8}, "Basic dTpw"),
+        ({}, {"PREFECT_CLIENT_CUSTOM_HEADERS": {"Authorization": "Own x"}}, "Own x"),
+    ],
+)
+def test_credentials(make_logger, arguments, settings, header):
+    """Credentials come from the arguments, else from the settings; the text of a target does not show them."""
+    logger = make_logger(api_url="http://127.0.0.1:1/api", shutdown_timeout=0, service_name="x", **arguments)
+    handler = logger.handlers[0]
+    with temporary_settings(settings):
+        logger.info("a")
+        ((target, _),) = handler._shared
+    assert dict(target.headers)["Authorization"] == header
+    assert header not in repr(target)

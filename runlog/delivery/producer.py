@@ -21,8 +21,3 @@ class Producer:
     """20 lower-case hex digits."""
     pid: int = field(default_factory=os.getpid)
     """The process that it belongs to."""
-
-    @property
-    def is_ours(self) -> bool:
-        """Whether this process is the one that made it, and not a fork of that one."""
-        return os.getpid() == self.pid

@@ -308,8 +308,7 @@ class DeliveryWorker:
             self._sendable = True
             with self._lock:
                 batch = self._batcher.take()
-            if batch is None:
-                return None
+            assert batch is not None, "what is due is there to be taken by whoever holds the send lock"
             self._outgoing.append(batch)
         self._send(self._outgoing[0], timeout)
         return max(0.0, self._retry_at - self._clock())
@@ -416,10 +415,11 @@ class DeliveryWorker:
         if not self._send_lock.acquire(timeout=max(0.0, deadline - self._clock())):
             return
         try:
-            while self._acked_seq < target and (remaining := deadline - self._clock()) > 0:
-                pause = self._step(min(remaining, TOTAL_TIMEOUT))
-                if pause is None:
-                    return
+            while (
+                self._acked_seq < target
+                and (remaining := deadline - self._clock()) > 0
+                and (pause := self._step(min(remaining, TOTAL_TIMEOUT))) is not None
+            ):
                 if pause > 0:
                     self._sleep(min(pause, max(0.0, deadline - self._clock())))
         finally:

@@ -9,9 +9,13 @@ import subprocess
 import sys
 import threading
 import time
+import types
 
 import pytest
 
+from runlog import delivery, handlers
+from runlog.delivery import DeliveryWorker, InMemoryTransport, lifecycle
+from runlog.handlers import APILogHandler
 from runlog.records import decode_batch
 
 WAIT = 60.0
@@ -293,3 +297,103 @@ if __name__ == "__main__":
 """
     )
     assert sink.messages == sorted(str(n) for n in range(40))
+
+
+# --- the same hooks, called in this process ---
+
+
+@pytest.fixture
+def fresh(monkeypatch):
+    """The lifecycle of a process that has no worker yet and does not end."""
+    monkeypatch.setattr(lifecycle, "_workers", set())
+    monkeypatch.setattr(lifecycle, "_deadline", None)
+
+
+def put(worker, message):
+    worker.put(b'{"timestamp_ns":0,"level":20,"name":"n","message":"%s"}' % message, background=False)
+
+
+def test_drain_delivers_all_workers(fresh):
+    """The end of the program delivers what every worker holds, and says what it cannot."""
+    reports = []
+    here, nowhere = InMemoryTransport(), InMemoryTransport(target=None)
+    for transport in (here, nowhere):
+        worker = DeliveryWorker(transport, report=reports.append)
+        lifecycle.watch(worker)
+        put(worker, b"x")
+    assert len(lifecycle.workers()) == 2
+    assert not lifecycle.is_ending()
+    lifecycle.drain()
+    assert lifecycle.is_ending()
+    assert here.messages == ["x"]
+    assert reports == [
+        "1 lines were not stored: no log server is running; start one with: runlog server start"
+    ]
+    nowhere.target = "memory"
+    lifecycle.drain()
+    assert nowhere.messages == ["x"]
+    for worker in lifecycle.workers():
+        assert delivery.close_worker(worker)
+    assert lifecycle.workers() == []
+
+
+def test_the_deadline_is_shared(fresh):
+    """Whoever asks first starts the clock; the others get what is left."""
+    assert lifecycle.remaining_time(1000) <= 1000
+    assert lifecycle.remaining_time(5000) <= 1000
+    assert APILogHandler._budget(DeliveryWorker(InMemoryTransport()), None) <= 1000
+    assert APILogHandler._budget(DeliveryWorker(InMemoryTransport()), 3) == 3
+
+
+def test_forks_wait_for_imports(fresh):
+    """A fork waits while a thread imports; parent and child can fork again."""
+    forked = threading.Event()
+
+    def fork():
+        lifecycle._before_fork()
+        forked.set()
+        lifecycle._after_fork_in_parent()
+
+    thread = threading.Thread(target=fork)
+    with lifecycle.no_fork():
+        thread.start()
+        assert not forked.is_set()
+    thread.join(WAIT)
+    assert forked.is_set()
+    lifecycle._before_fork()
+    lifecycle._after_fork_in_child()
+    with lifecycle.no_fork():
+        pass
+
+
+def test_a_child_starts_afresh(fresh):
+    """A child's workers have new identities, and nothing of what the parent's hold."""
+    transport = InMemoryTransport()
+    worker = DeliveryWorker(transport)
+    lifecycle.watch(worker)
+    put(worker, b"parent's")
+    before = worker.statistics()["producer"]
+    lifecycle._before_fork()
+    for hook in (
+        lifecycle._after_fork_in_child,
+        delivery._after_fork_in_child,
+        handlers._after_fork_in_child,
+    ):
+        hook()
+    assert worker.statistics()["queued"] == 0
+    assert worker.statistics()["producer"] != before
+    assert not lifecycle.is_ending()
+
+
+def test_children_of_multiprocessing_get_a_finalizer(fresh, monkeypatch):
+    """Once in a process, and only where `multiprocessing` is used."""
+    registered = []
+    fake = types.SimpleNamespace(Finalize=lambda *args, **kwargs: registered.append((args, kwargs)))
+    monkeypatch.setattr(lifecycle, "_finalized_pid", None)
+    monkeypatch.setitem(sys.modules, "multiprocessing.util", None)
+    lifecycle.watch_multiprocessing()
+    assert registered == []
+    monkeypatch.setitem(sys.modules, "multiprocessing.util", fake)
+    lifecycle.watch_multiprocessing()
+    lifecycle.watch_multiprocessing()
+    assert registered == [((None, lifecycle.drain), {"exitpriority": 100})]

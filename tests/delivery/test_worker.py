@@ -577,3 +577,42 @@ def test_reports_survive_without_stderr(monkeypatch):
 def test_repr_tells_the_state(make_worker):
     """The text of a worker says where it sends and what it holds."""
     assert "0 events" in repr(make_worker())
+
+
+def test_a_line_put_while_closing(make_worker):
+    """A line that comes while the worker is being closed starts it again by itself."""
+    transport = GatedTransport()
+    worker = make_worker(transport, batch_interval=0)
+    worker.put(event("a"))
+    assert transport.reached.wait(WAIT)
+
+    class Late:
+        """Logs while `close` waits for the thread."""
+
+        def put(self, item):
+            wake.put(item)
+            if worker._thread is None:
+                worker._batcher.add(event("late"), now=0.0)
+
+    wake, worker._wake = worker._wake, Late()
+    worker._wake.get, worker._wake.get_nowait = wake.get, wake.get_nowait
+    transport.go_on.set()
+    assert worker.close(WAIT)
+    worker._wake = wake
+    assert worker.flush(WAIT)
+    assert transport.messages == ["a", "late"]
+
+
+def test_starting_twice_starts_once(make_worker):
+    """Two threads that log first start one thread."""
+    worker = make_worker()
+    worker._start()
+    thread = worker._thread
+    worker._start()
+    assert worker._thread is thread
+
+
+def test_nothing_left_is_nothing_said(make_worker, reports):
+    """A worker that has delivered everything has nothing to report."""
+    make_worker().report_undelivered()
+    assert reports == []
