@@ -110,11 +110,11 @@ _SECRET_LAST_TWO = frozenset(
         "secret", "service", "shared", "signing", "ssh", "storage",
     )]
     + [f"{word}_pass" for word in ("admin", "db", "ftp", "mail", "proxy", "redis", "root", "smtp", "user")]
-    + ["auth_string", "session_id", "basic_auth", "http_auth"]
+    + ["auth_string", "basic_auth", "http_auth"]
 )  # fmt: skip
 """Or if its last two words are these: a ``primary_key`` is none."""
 
-_SECRET_NAMES = frozenset({"auth", "sessionid"})
+_SECRET_NAMES = frozenset({"auth"})
 """Or if it is one of these as a whole."""
 
 _QUESTIONS = frozenset({"has", "is", "needs", "no", "requires", "use", "uses"})
@@ -122,7 +122,7 @@ _QUESTIONS = frozenset({"has", "is", "needs", "no", "requires", "use", "uses"})
 
 _WORD_BREAK = re.compile(r"[^A-Za-z0-9]+|(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 
-_STEMS = ("pass", "pwd", "secret", "token", "key", "credential", "auth", "cookie", "session")
+_STEMS = ("pass", "pwd", "secret", "token", "key", "credential", "auth", "cookie")
 """Each sensitive name contains one of these: a text without them needs no closer look."""
 
 
@@ -135,8 +135,7 @@ class _Names:
         own = {name.rpartition("_")[2] for name in registered}
         self.stems = (*_STEMS, *sorted(word for word in own if not any(stem in word for stem in _STEMS)))
         endings = {
-            *_SECRET_ENDINGS, "key", "pass", "auth", "auth_string", "auth-string", "authstring",
-            "session_id", "session-id", "sessionid", *own,
+            *_SECRET_ENDINGS, "key", "pass", "auth", "auth_string", "auth-string", "authstring", *own,
         }  # fmt: skip
         alternatives = "|".join(re.escape(ending) for ending in sorted(endings, key=lambda e: (-len(e), e)))
         # Runs over the lower-cased text: a pattern that ignores case takes ten times as long to search.
@@ -227,7 +226,7 @@ _TOKENS = re.compile(
 
 _URL_PASSWORD = re.compile(r"(://[^\s/?#:@\"']{0,256}:)(?!\*\*\*@)[^\s/?#\"']+(?=@)")
 _SCHEME_CREDENTIALS = re.compile(
-    r"\b([Bb]earer|BEARER)([ \t]+)(?![\w.~+/-]{0,11}(?![\w.~+/=-]))(?=[A-Za-z_.~+/-]*[0-9])[\w.~+/-]+=*"
+    r"\b([Bb]earer)([ \t]+)(?![\w.~+/-]{0,11}(?![\w.~+/=-]))(?=[A-Za-z_.~+/-]*[0-9])[\w.~+/-]+=*"
     r"|\b([Bb]asic)([ \t]+)(?=[A-Za-z+/]*[0-9=])[A-Za-z0-9+/]{8,}={0,2}(?![\w+/])"
 )
 
@@ -260,7 +259,7 @@ def redact_text(text: str) -> str:
         or "eyJ" in text
     ):
         text = _TOKENS.sub(MASK, text)
-    if "=" in text or ":" in text or "--" in text:
+    if "=" in text or ":" in text or ("-" in text and "--" in text):
         if "@" in text and "://" in text:
             text = _URL_PASSWORD.sub(rf"\1{MASK}", text)
         lowered = text.lower()
@@ -268,7 +267,7 @@ def redact_text(text: str) -> str:
             if stem in lowered:
                 text = _redact_pairs(text)
                 break
-    if "earer" in text or "BEARER" in text or "asic " in text:
+    if "earer" in text or "asic " in text:
         text = _SCHEME_CREDENTIALS.sub(rf"\1\3\2\4{MASK}", text)
     return text
 

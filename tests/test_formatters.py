@@ -247,7 +247,8 @@ def test_subclass_points():
 def test_wrong_arguments():
     """Arguments that do not fit are shown with the reason."""
     text = by_run().format(make_record("%d rows", ("many",)))
-    assert text == "plain app - %d rows 'many' <TypeError: %d format: a real number is required, not str>"
+    assert text.startswith("plain app - %d rows 'many' <TypeError: ")
+    assert text.endswith(">")
 
 
 def test_secrets_are_masked(monkeypatch):
