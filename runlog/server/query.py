@@ -32,6 +32,9 @@ Order = Literal["asc", "desc"]
 MAX_PAGE = 10_000
 """Most lines in one answer: some 5 MB of JSON, a quarter of a second of the server's time."""
 
+MAX_PLACEHOLDERS = 500
+"""Values that get a question mark each; databases allow 999 and more in a statement."""
+
 
 class Sql(NamedTuple):
     """A condition as SQL text, and the values of its question marks in order."""
@@ -146,16 +149,14 @@ class RunIn:
 
     def sql(self) -> Sql:
         """Return a look-up of the ids; one id alone is a comparison, which keeps an index's order."""
+        keys = "SELECT key FROM runs WHERE kind = ? AND id"
         if len(self.ids) == 1:
-            return Sql(
-                f"l.{self.kind}_run = (SELECT key FROM runs WHERE kind = ? AND id = ?)",  # noqa: S608 - one of two literals
-                (self.kind, self.ids[0]),
-            )
-        return Sql(
-            f"l.{self.kind}_run IN "  # noqa: S608 - as above
-            "(SELECT key FROM runs WHERE kind = ? AND id IN (SELECT value FROM json_each(?)))",
-            (self.kind, json.dumps(self.ids)),
-        )
+            return Sql(f"l.{self.kind}_run = ({keys} = ?)", (self.kind, *self.ids))
+        if len(self.ids) <= MAX_PLACEHOLDERS:
+            marks = ", ".join("?" * len(self.ids))
+            return Sql(f"l.{self.kind}_run IN ({keys} IN ({marks}))", (self.kind, *self.ids))
+        listed = f"l.{self.kind}_run IN ({keys} IN (SELECT value FROM json_each(?)))"  # noqa: S608 - constants
+        return Sql(listed, (self.kind, json.dumps(self.ids)))
 
     def matches(self, event: LogEvent) -> bool:
         """Return whether the run is one of them."""
@@ -239,24 +240,6 @@ class TextMatches:
         return parse_text_search(self.query).matches(event.message, event.name)
 
 
-@dataclass(frozen=True, slots=True)
-class RunSet:
-    """
-    The runs of a tree: the lines of any of them.
-
-    Kept apart from `LogQuery.where` because a storage answers it with one
-    ordered range a run, merged, instead of sorting all lines of a large run.
-    """
-
-    flow_run_ids: tuple[str, ...] = ()
-    task_run_ids: tuple[str, ...] = ()
-    """Task runs that are not already within one of the flow runs."""
-
-    def matches(self, event: LogEvent) -> bool:
-        """Return whether the line belongs to one of them."""
-        return event.flow_run_id in self.flow_run_ids or event.task_run_id in self.task_run_ids
-
-
 class Position(NamedTuple):
     """A line's place in the order of all lines. Compares as the lines do."""
 
@@ -315,8 +298,12 @@ class LogQuery:
     """
 
     where: Condition = field(default_factory=AllOf)
-    runs: RunSet | None = None
-    """Only lines of these runs; `None` for lines of any run or none."""
+    within: str | None = None
+    """
+    Only lines of the run with this id, and of all runs that were opened in it.
+
+    Not a condition: which runs these are is known to the storage alone.
+    """
     order: Order = "asc"
     after: Position | None = None
     """Only lines behind this place, in the direction of ``order``."""
@@ -324,7 +311,3 @@ class LogQuery:
     """Most lines in the answer; 0 for none."""
     offset: int = 0
     """Lines to leave out first. Costs as much as reading them: page with ``after``."""
-
-    def matches(self, event: LogEvent) -> bool:
-        """Return whether a line is asked for, page aside."""
-        return (self.runs is None or self.runs.matches(event)) and self.where.matches(event)

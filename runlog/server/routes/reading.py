@@ -21,7 +21,6 @@ from runlog.server.query import (
     LogQuery,
     Position,
     RunIn,
-    RunSet,
     TaskIs,
     TextMatches,
     TimeBetween,
@@ -72,19 +71,17 @@ _LOG_PARAMETERS = frozenset(
 async def get_logs(request: Request) -> Response:
     """Answer a page of lines and the cursor of the next one."""
     ask = _parameters(request, _LOG_PARAMETERS)
-    storage = state_of(request).storage
     order = _choice(ask, "order", ("asc", "desc")) or "asc"
     limit = _integer(ask, "limit", DEFAULT_LINES, 1, MAX_PAGE)
     cursor = ask.get("cursor")
-    runs = await _tree_set(storage, ask["run"]) if "run" in ask else None
     query = LogQuery(
         where=AllOf(tuple(_conditions(ask))),
-        runs=runs,
+        within=ask.get("run"),
         order=order,  # type: ignore[arg-type] # one of the two
         after=Position.from_cursor(cursor) if cursor is not None else None,
         limit=limit + 1,  # the one more tells whether there is a next page
     )
-    lines = await storage.read_lines(query)
+    lines = await state_of(request).storage.read_lines(query)
     page = lines[:limit]
     return json_response(
         {
@@ -114,14 +111,6 @@ def _conditions(ask: dict[str, str]) -> Iterable[Condition]:
                 f"search must have at most {MAX_QUERY_LENGTH} characters, got {len(ask['search'])}"
             )
         yield TextMatches(ask["search"])
-
-
-async def _tree_set(storage: LogStorage, run_id: str) -> RunSet:
-    """Return the runs whose lines are a run's: itself and all that were opened in it."""
-    tree = await storage.read_tree(run_id)
-    flows = {run.id for run in tree if run.kind == "flow"}
-    tasks = {run.id for run in tree if run.kind == "task" and run.text("flow_run_id") not in flows}
-    return RunSet(tuple(sorted(flows)), tuple(sorted(tasks)))
 
 
 # --- runs ---------------------------------------------------------------------------------------------
@@ -167,7 +156,7 @@ async def get_receipt(request: Request) -> Response:
     found = await storage.read_runs(RunQuery(id=run_id, limit=1))
     if not found:
         raise _not_found(run_id)
-    shares = await storage.read_shares(await _tree_set(storage, run_id))
+    shares = await storage.read_shares(run_id)
     dropped = sum(share.dropped for share in shares)
     return json_response(
         {

@@ -24,10 +24,10 @@ from runlog.records import DropMarker
 from runlog.server.query import Position
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from runlog.records import EventBatch, LogEvent
-    from runlog.server.query import LogQuery, RunSet
+    from runlog.server.query import LogQuery
     from runlog.server.run_summary import Kind, RunSummary, State
 
 MAX_TREE_RUNS = 100_000
@@ -111,7 +111,7 @@ class RunQuery:
 
 @dataclass(frozen=True, slots=True)
 class ProducerShare:
-    """What one producer sent of some runs."""
+    """What one producer sent of a run and of those that were opened in it."""
 
     producer: str
     first_seq: int
@@ -126,6 +126,32 @@ class ProducerShare:
     """
     truncated: int
     """Stored lines that were cut to a size limit."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunSet:
+    """The runs of a tree, as few as their lines can be told by."""
+
+    flow_run_ids: tuple[str, ...] = ()
+    task_run_ids: tuple[str, ...] = ()
+    """Task runs that are not already within one of the flow runs."""
+
+    @classmethod
+    def of(cls, runs: Iterable[tuple[str, str, str | None]]) -> RunSet:
+        """
+        Return the set for some runs.
+
+        Args:
+            runs: Each one's id, kind, and, of a task run, the id of its flow run.
+        """
+        known = list(runs)
+        flows = {run_id for run_id, kind, _ in known if kind == "flow"}
+        tasks = {run_id for run_id, kind, flow in known if kind == "task" and flow not in flows}
+        return cls(tuple(sorted(flows)), tuple(sorted(tasks)))
+
+    def matches(self, event: LogEvent) -> bool:
+        """Return whether a line belongs to one of them."""
+        return event.flow_run_id in self.flow_run_ids or event.task_run_id in self.task_run_ids
 
 
 class Statistics(NamedTuple):
@@ -194,8 +220,8 @@ class LogStorage(ABC):
         """
 
     @abstractmethod
-    async def read_shares(self, runs: RunSet) -> list[ProducerShare]:
-        """Return what each producer sent of some runs, sorted by producer."""
+    async def read_shares(self, run_id: str) -> list[ProducerShare]:
+        """Return what each producer sent of a run and of all that were opened in it, sorted by producer."""
 
     @abstractmethod
     async def read_statistics(self) -> Statistics:

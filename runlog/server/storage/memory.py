@@ -20,6 +20,7 @@ from runlog.server.storage.base import (
     LogStorage,
     ProducerGapError,
     ProducerShare,
+    RunSet,
     Statistics,
     StoredLine,
     clip_drops,
@@ -29,7 +30,7 @@ from runlog.server.storage.base import (
 
 if TYPE_CHECKING:
     from runlog.records import DropMarker, EventBatch
-    from runlog.server.query import LogQuery, RunSet
+    from runlog.server.query import LogQuery
     from runlog.server.run_summary import Kind, RunSummary
     from runlog.server.storage.base import RunQuery
 
@@ -85,11 +86,13 @@ class MemoryStorage(LogStorage):
         """Look at every line."""
         ascending = query.order == "asc"
         after = query.after
+        runs = self._run_set(query.within) if query.within is not None else None
         found = (
             line
             for line in self._lines
             if (after is None or (line.position > after if ascending else line.position < after))
-            and query.matches(line.event)
+            and (runs is None or runs.matches(line.event))
+            and query.where.matches(line.event)
         )
         pick = heapq.nsmallest if ascending else heapq.nlargest
         return pick(query.offset + query.limit, found, key=lambda line: line.position)[query.offset :]
@@ -116,6 +119,12 @@ class MemoryStorage(LogStorage):
 
     async def read_tree(self, run_id: str) -> list[RunSummary]:
         """Walk from the run to what names it as its parent."""
+        return self._tree(run_id)
+
+    def _run_set(self, run_id: str) -> RunSet:
+        return RunSet.of((run.id, run.kind, run.text("flow_run_id")) for run in self._tree(run_id))
+
+    def _tree(self, run_id: str) -> list[RunSummary]:
         children: dict[str | None, list[RunSummary]] = {}
         for run in self._runs.values():
             children.setdefault(run.parent_id, []).append(run)
@@ -128,8 +137,9 @@ class MemoryStorage(LogStorage):
                     waiting.append(run)
         return [found[position] for position in sorted(found)]
 
-    async def read_shares(self, runs: RunSet) -> list[ProducerShare]:
+    async def read_shares(self, run_id: str) -> list[ProducerShare]:
         """Count the lines of the runs."""
+        runs = self._run_set(run_id)
         shares = merge_shares(
             [
                 ProducerShare(line.producer, line.seq, line.seq, 1, 0, int(line.event.truncated_bytes > 0))

@@ -9,8 +9,6 @@ together behind `runlog.server.storage.base.LogStorage`.
 from __future__ import annotations
 
 import asyncio
-import heapq
-import itertools
 import sqlite3
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -22,6 +20,7 @@ from runlog.server.storage.base import (
     NOT_LOST,
     LogStorage,
     ProducerShare,
+    RunSet,
     Statistics,
     merge_shares,
 )
@@ -32,21 +31,13 @@ from runlog.server.storage.sqlite.schema import SCHEMA_VERSION, migrate
 from runlog.server.storage.sqlite.writer import Writer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from runlog.records import EventBatch
-    from runlog.server.query import LogQuery, RunSet
+    from runlog.server.query import LogQuery
     from runlog.server.run_summary import RunSummary
     from runlog.server.storage.base import Appended, RunQuery, StoredLine
     from runlog.server.storage.sqlite.reader import Reader
-
-MAX_MERGED_RUNS = 100
-"""
-Runs of a tree that one statement merges; larger trees take several statements.
-
-SQLite allows 500 parts of a compound SELECT, and plans many of them slowly.
-"""
 
 
 class SQLiteStorage(LogStorage):
@@ -125,17 +116,13 @@ class SQLiteStorage(LogStorage):
         return StorageError(f"the database {self._path} is closed")
 
     async def read_lines(self, query: LogQuery) -> list[StoredLine]:
-        """Read along an index in the query's order."""
+        """Read from an index in the query's order."""
         if query.limit <= 0:
             return []
 
         def question(reader: Reader) -> list[StoredLine]:
-            pages = [reader.all(*statement) for statement in _line_statements(query)]
-            if len(pages) == 1:
-                rows = pages[0]
-            else:  # each page is the beginning of its own runs' lines
-                merged = heapq.merge(*pages, key=_position_of_row, reverse=query.order == "desc")
-                rows = list(itertools.islice(merged, query.offset, query.offset + query.limit))
+            runs = _run_set(reader, query.within) if query.within is not None else None
+            rows = reader.all(*_lines_statement(query, runs))
             return stored_lines(rows, reader.producer, reader.logger, reader.scope)
 
         return await self._reading.ask(question)
@@ -154,32 +141,25 @@ class SQLiteStorage(LogStorage):
         )
 
     async def read_tree(self, run_id: str) -> list[RunSummary]:
-        """Walk down in one statement; UNION ends it where parents form a ring."""
-        sql = (
-            "WITH RECURSIVE tree (id) AS ("  # noqa: S608 - constants
-            " SELECT ? UNION SELECT runs.id FROM tree JOIN runs ON runs.parent_id = tree.id LIMIT ?) "
-            f"SELECT {RUN_COLUMNS} FROM runs WHERE id IN (SELECT id FROM tree) ORDER BY started_ns, id, kind"
-        )
+        """Walk down in one statement."""
 
         def question(reader: Reader) -> list[RunSummary]:
-            if not reader.all("SELECT 1 FROM runs WHERE id = ?", run_id):
-                return []
-            return [run_of_row(row) for row in reader.all(sql, run_id, MAX_TREE_RUNS)]
+            return [run_of_row(row) for row in reader.all(*_tree_statement(RUN_COLUMNS, run_id))]
 
         return await self._reading.ask(question)
 
-    async def read_shares(self, runs: RunSet) -> list[ProducerShare]:
+    async def read_shares(self, run_id: str) -> list[ProducerShare]:
         """Count along the indexes by run, then look for what was dropped."""
 
         def question(reader: Reader) -> list[ProducerShare]:
             shares = merge_shares(
                 [
                     ProducerShare(reader.producer(producer), first, last, stored, 0, truncated)
-                    for branch in _branches(runs)
+                    for part in _parts(_run_set(reader, run_id))
                     for producer, first, last, stored, truncated in reader.all(
                         "SELECT producer, min(seq), max(seq), count(*), sum(truncated_bytes > 0) "  # noqa: S608 - as above
-                        f"FROM logs l WHERE {branch.text} GROUP BY producer",
-                        *branch.parameters,
+                        f"FROM logs l WHERE {part.text} GROUP BY producer",
+                        *part.parameters,
                     )
                 ]
             )
@@ -200,53 +180,56 @@ class SQLiteStorage(LogStorage):
 # --- SQL ----------------------------------------------------------------------------------------------
 
 
-def _line_statements(query: LogQuery) -> Iterator[tuple[Any, ...]]:
-    """Yield statements with their parameters, whose answers are to be merged in the query's order."""
+def _tree_statement(columns: str, run_id: str) -> tuple[Any, ...]:
+    """Return a statement that walks down from a run; UNION ends it where parents form a ring."""
+    sql = (
+        "WITH RECURSIVE tree (id) AS ("  # noqa: S608 - constants
+        " SELECT id FROM runs WHERE id = ?"
+        " UNION SELECT runs.id FROM tree JOIN runs ON runs.parent_id = tree.id LIMIT ?) "
+        f"SELECT {columns} FROM runs WHERE id IN (SELECT id FROM tree) ORDER BY started_ns, id, kind"
+    )
+    return sql, run_id, MAX_TREE_RUNS
+
+
+def _run_set(reader: Reader, run_id: str) -> RunSet:
+    return RunSet.of(reader.all(*_tree_statement("id, kind, flow_run_id", run_id)))
+
+
+def _lines_statement(query: LogQuery, runs: RunSet | None) -> tuple[Any, ...]:
+    """
+    Return a statement for lines, with its parameters.
+
+    However many lines a run has, a page of them is read from the ends of index
+    ranges: SQLite leaves a range of an IN as soon as it has a page's worth that
+    comes before, and merges the parts of a compound SELECT as they come.
+    """
     where = query.where.sql()
     conditions, parameters = [f"({where.text})"], list(where.parameters)
     if query.after is not None:
         sign = ">" if query.order == "asc" else "<"
         conditions.append(f"(l.timestamp_ns, l.producer, l.seq) {sign} (?, ?, ?)")
         parameters += query.after
-    branches = list(_branches(query.runs)) if query.runs is not None else [Sql("1", ())]
+    parts = _parts(runs) if runs is not None else [Sql("1", ())]
+    selects = " UNION ALL ".join(
+        f"SELECT {LINE_COLUMNS} FROM logs l WHERE {' AND '.join([part.text, *conditions])}"  # noqa: S608 - literals with question marks
+        for part in parts
+    )
     direction = query.order.upper()
-    alone = len(branches) <= MAX_MERGED_RUNS
-    for start in range(0, len(branches), MAX_MERGED_RUNS) or [0]:
-        part = branches[start : start + MAX_MERGED_RUNS] or [Sql("0", ())]
-        # A compound SELECT with ORDER BY merges its parts as they come, so that LIMIT ends all of them early.
-        selects = " UNION ALL ".join(
-            f"SELECT {LINE_COLUMNS} FROM logs l WHERE {' AND '.join([branch.text, *conditions])}"  # noqa: S608 - as above
-            for branch in part
-        )
-        # The third, first and second of the columns: a compound has no other names for them.
-        sql = f"{selects} ORDER BY 3 {direction}, 1 {direction}, 2 {direction} LIMIT ? OFFSET ?"
-        values = [value for branch in part for value in (*branch.parameters, *parameters)]
-        if alone:
-            yield (sql, *values, query.limit, query.offset)
-        else:  # what is left out can be told only once all are merged
-            yield (sql, *values, query.limit + query.offset, 0)
+    # The third, first and second of the columns: a compound has no other names for them.
+    sql = f"{selects} ORDER BY 3 {direction}, 1 {direction}, 2 {direction} LIMIT ? OFFSET ?"
+    values = [value for part in parts for value in (*part.parameters, *parameters)]
+    return sql, *values, query.limit, query.offset
 
 
-def _branches(runs: RunSet) -> Iterator[Sql]:
-    """Yield one condition a run, no two of which a line can meet, and each a range of an index."""
-    for run_id in runs.flow_run_ids:
-        yield RunIn("flow", (run_id,)).sql()
-    for run_id in runs.task_run_ids:
-        task = RunIn("task", (run_id,)).sql()
-        if not runs.flow_run_ids:
-            yield task
-            continue
-        flows = RunIn("flow", (*runs.flow_run_ids, "")).sql()
-        yield Sql(
-            f"{task.text} AND (l.flow_run IS NULL OR NOT {flows.text})",
-            (*task.parameters, *flows.parameters),
-        )
-
-
-def _position_of_row(row: tuple[Any, ...]) -> tuple[int, int, int]:
-    """The place of a line, from the first of `LINE_COLUMNS`."""
-    producer, seq, timestamp_ns = row[:3]
-    return timestamp_ns, producer, seq
+def _parts(runs: RunSet) -> list[Sql]:
+    """Return conditions that no line meets two of, and each of which an index serves."""
+    flows, tasks = RunIn("flow", runs.flow_run_ids).sql(), RunIn("task", runs.task_run_ids).sql()
+    if not runs.task_run_ids:
+        return [flows]
+    if not runs.flow_run_ids:
+        return [tasks]
+    elsewhere = f"(l.flow_run IS NULL OR NOT ({flows.text}))"
+    return [flows, Sql(f"{tasks.text} AND {elsewhere}", (*tasks.parameters, *flows.parameters))]
 
 
 def _run_condition(query: RunQuery) -> tuple[str, list[Any]]:

@@ -32,12 +32,15 @@ class FileLock:
         database: The file; the lock is beside it, with ``.lock`` after its name.
 
     Raises:
-        StorageError: If another server has it.
+        StorageError: If another server has it, or the lock's file cannot be made.
     """
 
     def __init__(self, database: Path) -> None:
         path = database.with_name(f"{database.name}.lock")
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
+        try:
+            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
+        except OSError as error:
+            raise StorageError(f"cannot lock the database {database}: {error.strerror or error}") from error
         if not _lock(self._descriptor):
             os.close(self._descriptor)
             raise StorageError(

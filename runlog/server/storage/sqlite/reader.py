@@ -41,7 +41,8 @@ class Reader:
 
     def __init__(self, path: Path) -> None:
         # Not mode=ro: the first to open a WAL database after a crash may have to write its index anew.
-        self.connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        address = f"{path.absolute().as_uri()}?mode=rw"
+        self.connection = sqlite3.connect(address, uri=True, isolation_level=None, check_same_thread=False)
         self.connection.execute("PRAGMA query_only = ON")
         self.connection.execute("PRAGMA wal_autocheckpoint = 0")
         self.connection.create_function("text_matches", 3, _text_matches, deterministic=True)

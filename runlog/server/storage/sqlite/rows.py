@@ -28,12 +28,12 @@ LINE_COLUMNS = (
 RUN_COLUMNS = "id, kind, lines, counts, first_line_ns, last_line_ns, facts, attempt, opened, verdict"
 
 UPSERT_RUN = (
-    "INSERT INTO runs (key, id, kind, name, parent_id, state, started_ns, "  # noqa: S608 - constants
+    "INSERT INTO runs (key, id, kind, name, parent_id, flow_run_id, state, started_ns, "  # noqa: S608 - constants
     "lines, counts, first_line_ns, last_line_ns, facts, attempt, opened, verdict) "
-    f"VALUES ({', '.join('?' * 15)}) ON CONFLICT (key) DO UPDATE SET "
-    "name = excluded.name, parent_id = excluded.parent_id, state = excluded.state, "
-    "started_ns = excluded.started_ns, lines = excluded.lines, counts = excluded.counts, "
-    "first_line_ns = excluded.first_line_ns, last_line_ns = excluded.last_line_ns, "
+    f"VALUES ({', '.join('?' * 16)}) ON CONFLICT (key) DO UPDATE SET "
+    "name = excluded.name, parent_id = excluded.parent_id, flow_run_id = excluded.flow_run_id, "
+    "state = excluded.state, started_ns = excluded.started_ns, lines = excluded.lines, "
+    "counts = excluded.counts, first_line_ns = excluded.first_line_ns, last_line_ns = excluded.last_line_ns, "
     "facts = excluded.facts, attempt = excluded.attempt, opened = excluded.opened, verdict = excluded.verdict"
 )
 
@@ -139,6 +139,7 @@ def run_row(key: int | None, run: RunSummary) -> tuple[Any, ...]:
         run.kind,
         run.name,
         run.parent_id,
+        run.text("flow_run_id"),
         run.state,
         run.started_ns,
         run.lines,

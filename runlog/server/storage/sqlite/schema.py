@@ -75,6 +75,7 @@ MIGRATIONS = (
         kind TEXT NOT NULL,
         name TEXT,
         parent_id TEXT,
+        flow_run_id TEXT,
         state TEXT NOT NULL,
         started_ns INTEGER NOT NULL,
         lines INTEGER NOT NULL,
