@@ -294,7 +294,6 @@ def test_redaction_is_idempotent(text, other):
             "Proxy-Authorization",
             "auth",
             "Set-Cookie",
-            "sessionid",
             "PREFECT_API_AUTH_STRING",
         ),
     ],
