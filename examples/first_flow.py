@@ -39,7 +39,7 @@ def check(orders: list[dict]) -> list[dict]:
 
 def main() -> None:
     setup_logging()  # once, at start-up
-    with flow_run("orders", source="memory"):  # every line of this run carries source=memory
+    with flow_run("orders", source="memory"):  # the flow's own lines carry source=memory
         total = sum(order["amount"] for order in check(extract()))
         get_run_logger().info("total: %.2f", total)
 

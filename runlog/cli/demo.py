@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 FLUSH_TIMEOUT = 60.0
 """Seconds to wait for the last lines: far more than it takes, also on a slow disk."""
 
-SAMPLES = ("surveying", "json/decoder.py:", "does not parse", "Retrying", "The largest package is")
+SAMPLES = ("surveying", "json/decoder.py:", "does not parse", "retrying in", "The largest package is")
 """The first line with each of these in it is shown, whatever else there is."""
 
 TREE = (
@@ -122,26 +122,40 @@ def _run_job(plan: Plan, url: str, directory: Path) -> tuple[Survey, int, float]
     from runlog import flush, setup_logging  # noqa: PLC0415 - as above
     from runlog.cli.demo_count import counting  # noqa: PLC0415 - as above
     from runlog.cli.demo_survey import survey  # noqa: PLC0415 - as above
-    from runlog.settings import temporary_settings  # noqa: PLC0415 - as above
 
-    settings = {
-        "PREFECT_API_URL": url,
-        "PREFECT_LOGGING_TO_API_ENABLED": "true",
-        "PREFECT_LOGGING_CONFIG_PATH": str(Path(__file__).with_name("demo.yml")),
-        # Keys are for the server that the user configured, and not for this one.
-        "PREFECT_API_KEY": None,
-        "PREFECT_API_AUTH_STRING": None,
-        "PREFECT_CLIENT_CUSTOM_HEADERS": None,
-        # A laptop that sleeps, a slow disk: the demo rather waits than drops.
-        "RUNLOG_DELIVERY_BLOCK_TIMEOUT": "10",
-    }
     started = time.perf_counter()
-    with temporary_settings(settings):
+    with _environment(url):
         setup_logging()
         with _progress(plan.tasks) as progress, counting() as lines:
             found = survey(plan, directory / "report" / "survey.json", progress)
         flush(FLUSH_TIMEOUT)
     return found, lines.count + found.sent_by_child, time.perf_counter() - started
+
+
+@contextlib.contextmanager
+def _environment(url: str) -> Iterator[None]:
+    """Point this process at the demo's server while the block runs, as one does: through the environment."""
+    from runlog.settings import reset_settings_cache  # noqa: PLC0415 - as above
+
+    changes = {
+        "PREFECT_API_URL": url,
+        "PREFECT_LOGGING_TO_API_ENABLED": "true",
+        "PREFECT_LOGGING_CONFIG_PATH": str(Path(__file__).with_name("demo.yml")),
+        # On a slow disk the demo rather waits than drops.
+        "RUNLOG_DELIVERY_BLOCK_TIMEOUT": "10",
+    }
+    before = dict(os.environ)
+    # Credentials are for the server that the user configured, and not for this one.
+    for name in ("PREFECT_API_KEY", "PREFECT_API_AUTH_STRING", "PREFECT_CLIENT_CUSTOM_HEADERS"):
+        os.environ.pop(name, None)
+    os.environ.update(changes)
+    reset_settings_cache()
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+        reset_settings_cache()
 
 
 @contextlib.contextmanager
@@ -157,11 +171,13 @@ def _progress(total: int) -> Iterator[Callable[[int], None]]:
 def _samples(reader: LogReader, run_id: str) -> Iterator[dict[str, Any]]:
     """Yield, in their order, a few lines that show what a line can carry."""
     wanted = list(SAMPLES)
+    shown_trace = False  # one is enough to see what it looks like
     for log in reader.logs(run=run_id, level="INFO"):
         for text in wanted:
             if text in log["message"]:
                 wanted.remove(text)
-                yield log
+                yield log if not shown_trace else {**log, "exception": None}
+                shown_trace = shown_trace or bool(log["exception"])
                 break
 
 

@@ -220,12 +220,7 @@ def survey_file(file: Path, root: Path) -> Findings:
         # An unreadable file is a finding, not the end of a survey.
         logger.warning("%s does not parse", name, exc_info=True, extra={"file": name, "bytes": size})
         return Findings(files=1, unparsable=1, lines=lines, bytes=size)
-    classes = functions = 0
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ClassDef):
-            classes += 1
-        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            functions += 1
+    classes, functions = _count_definitions(tree)
     for statement in tree.body:
         if isinstance(statement, ast.ClassDef):
             methods = sum(isinstance(part, ast.FunctionDef | ast.AsyncFunctionDef) for part in statement.body)
@@ -249,6 +244,23 @@ def survey_file(file: Path, root: Path) -> Findings:
         extra={"file": name, "classes": classes, "functions": functions, "lines": lines, "bytes": size},
     )
     return found
+
+
+def _count_definitions(tree: ast.Module) -> tuple[int, int]:
+    """Count classes and functions at any depth: statements, so that no expression needs to be entered."""
+    classes = functions = 0
+    waiting: list[ast.AST] = [tree]
+    for node in waiting:  # which grows meanwhile
+        if isinstance(node, ast.ClassDef):
+            classes += 1
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            functions += 1
+        waiting += [
+            child
+            for child in ast.iter_child_nodes(node)
+            if isinstance(child, ast.stmt | ast.excepthandler | ast.match_case)
+        ]
+    return classes, functions
 
 
 @task_run("write report", retries=1, log_prints=True)

@@ -9,6 +9,7 @@ with what to do if something is wrong. It sends nothing and changes nothing.
 from __future__ import annotations
 
 import logging
+import warnings
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -101,7 +102,7 @@ def examine() -> Iterator[Finding]:
         yield Finding("wrong", "settings", error.problem, error.remedy)
         return
     yield from _settings()
-    configured = yield from _configuration()
+    configured = yield from _configuration(settings)
     if configured:
         yield from _loggers()
     yield from _delivery(settings)
@@ -116,18 +117,33 @@ def _settings() -> Iterator[Finding]:
         yield Finding("ok", "settings", f"{item['name']}={item['value'] or ''}, from: {item['origin']}")
 
 
-def _configuration() -> Generator[Finding, None, bool]:
-    """Set logging up in this process as a program does; return whether that went well."""
+def _configuration(settings: Settings) -> Generator[Finding, None, bool]:
+    """Set logging up in this process, as a program does; return whether that went well."""
     from runlog.configuration import describe_overrides, setup_logging  # noqa: PLC0415 - as above
 
+    own = settings.home / "logging.yml"
+    file = settings.logging.config_path or (own if own.is_file() else "the file that comes with runlog")
+    refused = False
     try:
-        setup_logging()
+        for override in describe_overrides():
+            refused = refused or override.status in {"ambiguous", "invalid"}
+            if override.status == "applied":
+                # Not its value: it may be a key for a handler.
+                yield Finding("ok", "logging", f"{override.name} sets {', '.join(override.targets)}")
+            else:
+                yield Finding("wrong", "logging", override.problem or override.name, override.remedy)
+        if refused:
+            return False
+        with warnings.catch_warnings(
+            action="ignore"
+        ):  # of overrides that match nothing: that was said just now
+            setup_logging()
     except Exception as error:  # whatever a class that the file names raises
         problem = str(getattr(error, "problem", error)) or type(error).__name__
-        place = getattr(error, "file", None)
-        remedy = getattr(error, "remedy", None) or "mend the file that PREFECT_LOGGING_CONFIG_PATH names"
-        yield Finding("wrong", "logging", f"{place}: {problem}" if place else problem, remedy)
+        remedy = getattr(error, "remedy", None) or "mend it, or let PREFECT_LOGGING_CONFIG_PATH name another"
+        yield Finding("wrong", "logging", f"{getattr(error, 'file', None) or file}: {problem}", remedy)
         return False
+    yield Finding("ok", "logging", f"set up from {file}")
     return True
 
 
@@ -194,7 +210,7 @@ def _delivery(settings: Settings) -> Iterator[Finding]:
         )
     for queue in queues:
         lost = sum(queue["dropped"].values())
-        counts = f"{queue['queued']} lines wait, {queue['acked']} are stored, {lost} were dropped"
+        counts = f"{queue['accepted']} lines taken in, {queue['queued']} wait, {lost} dropped"
         text = f"{queue['target'] or 'no server'}: {counts}"
         error = queue["last_error"]
         yield Finding(

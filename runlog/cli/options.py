@@ -19,7 +19,7 @@ F = TypeVar("F", bound="Callable[..., Any]")
 LEVEL_NAMES = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
 
-class LevelType(click.ParamType):
+class LevelType(click.ParamType):  # type: ignore[type-arg] # generic from click 8.4 on only
     """A level by name, in any case, or by number."""
 
     name = "level"
@@ -34,7 +34,7 @@ class LevelType(click.ParamType):
         return int(text)
 
 
-class TimezoneType(click.ParamType):
+class TimezoneType(click.ParamType):  # type: ignore[type-arg] # the same
     """A time zone: ``local``, ``utc``, or a name such as ``Europe/Paris``."""
 
     name = "zone"

@@ -56,7 +56,7 @@ def parse_time(text: str, *, zone: tzinfo, now: datetime | None = None) -> datet
         if _AGO.fullmatch(lower):
             seconds = sum(float(number) * _UNITS[unit] for number, unit in _PART.findall(lower))
             return now - timedelta(seconds=seconds)
-        midnight = pendulum.instance(now).in_timezone(zone).start_of("day")
+        midnight = pendulum.instance(now.astimezone(zone)).start_of("day")
         if lower in {"today", "yesterday"}:
             return _utc(midnight if lower == "today" else midnight.subtract(days=1))
         if _CLOCK_ALONE.fullmatch(lower):
@@ -86,7 +86,7 @@ def parse_zone(text: str) -> tzinfo:
     if lower == "utc":
         return pendulum.UTC
     try:
-        return pendulum.local_timezone() if lower == "local" else pendulum.timezone(text.strip())
+        return (lower == "local" and pendulum.now().tzinfo) or pendulum.Timezone(text.strip())
     except Exception as error:
         # pendulum passes on what zoneinfo raises, which for odd names is anything up to IsADirectoryError.
         if lower == "local":

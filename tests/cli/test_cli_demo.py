@@ -131,7 +131,7 @@ def test_the_demo_shows_that_every_line_arrived(run_cli, small_demo, tmp_path):
     assert "The largest package is beta: " in text, "the print is a line of the run"
     assert "SyntaxError" in text, "a traceback is shown"
     report = json.loads((tmp_path / "demo" / "report" / "survey.json").read_text())
-    assert report["total"]["files"] == 12
+    assert report["total"]["files"] == 11
     assert report["sent_by_child"] > 50
     assert (tmp_path / "demo" / "runlog.db").exists()
     assert f"server start --database {tmp_path / 'demo' / 'runlog.db'}" in text
