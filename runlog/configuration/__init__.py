@@ -48,6 +48,8 @@ def setup_logging(incremental: bool | None = None, *, attach_only: bool = False)
     """
     Set logging up from the settings and the logging configuration.
 
+    Also takes over the run that ``RUNLOG_CONTEXT`` names, if there is one.
+
     Call it once, at start-up. A further call changes levels in place if nothing
     else differs, and installs the configuration anew if something does, or if
     somebody removed a handler meanwhile. Handlers that are replaced are flushed
@@ -76,6 +78,7 @@ def setup_logging(incremental: bool | None = None, *, attach_only: bool = False)
         LoggingConfigError: If the configuration or an override of it is wrong.
     """
     global _installation  # noqa: PLW0603 - logging is one for the program, and so is what is installed in it
+    activate_from_environment()  # first, because settings may come with the run
     settings = get_current_settings()
     path = _chosen_path(settings)
     config = checked(_load(path, settings, stacklevel=4), str(path))
@@ -92,7 +95,6 @@ def setup_logging(incremental: bool | None = None, *, attach_only: bool = False)
         adjusted = _adjusted(config, extra, former, in_file if incremental is None else incremental)
         if not adjusted:
             _installation = install(config, str(path), former, extra_loggers=extra, ours_only=attach_only)
-    activate_from_environment()
     return copy.deepcopy(config) | {"incremental": adjusted}
 
 

@@ -233,7 +233,10 @@ def _build(layers: tuple[Layer, ...]) -> Settings:
     Args:
         layers: The strongest first, without those of a profile.
     """
-    layers = (*layers, *_profile_layers(layers))
+    chosen = _read_chosen_profile(layers)
+    if chosen is not None:
+        choice, profile = chosen
+        layers = (choice, *layers, profile)
     token = layers_of_load.set(layers)
     try:
         settings = Settings()
@@ -245,14 +248,13 @@ def _build(layers: tuple[Layer, ...]) -> Settings:
     return settings
 
 
-def _profile_layers(layers: tuple[Layer, ...]) -> tuple[Layer, ...]:
+def _read_chosen_profile(layers: tuple[Layer, ...]) -> tuple[Layer, Layer] | None:
     home, profile = resolve(("RUNLOG_HOME",), layers), resolve(("RUNLOG_PROFILE",), layers)
     try:
         directory = absolute_path(Path(home.value if home and home.value is not UNSET else "~/.runlog"))
     except (TypeError, ValueError):
-        return ()  # validation says what is wrong with it
-    name = profile.value if profile and profile.value is not UNSET else None
-    return read_profile(directory, name)
+        return None  # validation says what is wrong with it
+    return read_profile(directory, profile.value if profile and profile.value is not UNSET else None)
 
 
 def _after_fork_in_child() -> None:

@@ -66,7 +66,7 @@ def read_layers(environ: Mapping[str, str]) -> tuple[Layer, ...]:
     return tuple(layers)
 
 
-def read_profile(home: Path, name: str | None) -> tuple[Layer, ...]:
+def read_profile(home: Path, name: str | None) -> tuple[Layer, Layer] | None:
     """
     Read a profile.
 
@@ -75,7 +75,7 @@ def read_profile(home: Path, name: str | None) -> tuple[Layer, ...]:
         name: The profile; `None` for the one that the file names as ``active``, if any.
 
     Returns:
-        Nothing if no profile is active; else the profile, and the choice if the file made it.
+        The choice, if the file made it, and the profile; `None` if no profile is active.
 
     Raises:
         SettingsError: If the file is wrong, or has no such profile.
@@ -85,7 +85,7 @@ def read_profile(home: Path, name: str | None) -> tuple[Layer, ...]:
     profiles = _as_table(document.get("profiles", {}), "profiles", str(path))
     chosen = name if name is not None else document.get("active")
     if chosen is None:
-        return ()
+        return None
     if not isinstance(chosen, str) or chosen not in profiles:
         key = "active" if name is None else "RUNLOG_PROFILE"
         known = ", ".join(profiles) or "none"
@@ -107,10 +107,10 @@ def read_profile(home: Path, name: str | None) -> tuple[Layer, ...]:
                 file=file,
                 remedy=f"set {forbidden} in the environment",
             )
-    layer = Layer(f"profile {chosen!r}", values, file=file, of_profile=True)
-    if name is not None:
-        return (layer,)
-    return (layer, Layer(PROFILES_FILE, {"RUNLOG_PROFILE": chosen}, file=str(path), of_profile=True))
+    choice = Layer(
+        PROFILES_FILE, {"RUNLOG_PROFILE": chosen} if name is None else {}, str(path), of_profile=True
+    )
+    return choice, Layer(f"profile {chosen!r}", values, file, of_profile=True)
 
 
 def _known(environ: Mapping[str, str | None]) -> dict[str, Any]:
