@@ -156,7 +156,7 @@ class OpenRun(Generic[RunT]):
         state = self.run.state = _state_after(error)
         text = {"COMPLETED": "completed in", "FAILED": "failed after", "CANCELLED": "cancelled after"}[state]
         level = {"COMPLETED": logging.INFO, "FAILED": logging.ERROR, "CANCELLED": logging.WARNING}[state]
-        text = f"{text} {seconds:.2f} s"
+        text = f"{text} {_duration(seconds)}"
         if state == "FAILED":
             assert error is not None
             text += f": {_describe(error)}"
@@ -279,6 +279,10 @@ def _mark_reported(error: BaseException, context: RunContext) -> None:
         around = around.outer
     with contextlib.suppress(Exception):  # an exception class may refuse attributes
         setattr(error, _REPORTED, tuple(ids))
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.2f} s"
 
 
 def _describe(error: BaseException) -> str:

@@ -24,6 +24,7 @@ import importlib
 import os
 import sys
 import threading
+from abc import abstractmethod
 from contextlib import contextmanager
 from contextvars import ContextVar, Token
 from types import MappingProxyType, SimpleNamespace
@@ -131,9 +132,9 @@ class RunContext:
         """Return the innermost active context of this kind, or `None`."""
         return current_run_context()
 
+    @abstractmethod
     def copy(self) -> RunContext:
         """Return a new context for the same run, which can be entered while this one is."""
-        raise NotImplementedError
 
     def __enter__(self) -> Self:
         if not self._entered.acquire(blocking=False):
@@ -141,8 +142,7 @@ class RunContext:
                 f"{self!r} is entered already; one object is entered once at a time, enter its .copy()"
             )
         try:
-            outer = current_run_context() or activate_from_environment()
-            self._prepare(self.outer if outer is self else outer)
+            self._prepare(self._find_outer())
             if self._asked_log_prints is None and self.outer in (None, _inherited):
                 self.log_prints = _default_log_prints()
             if self.log_prints and not (self.outer is not None and self.outer.log_prints):
@@ -186,6 +186,22 @@ class RunContext:
         state = "entered" if self.is_entered else "not entered"
         return f"<{type(self).__name__} {self.run_name!r} ({self.run_id}), {state}>"
 
+    def _find_outer(self) -> RunContext | None:
+        """Return the run around this one, once the way is clear."""
+        outer = current_run_context() or activate_from_environment()
+        if outer is self:
+            # It was left in another `contextvars.Context`, and lingers in this one.
+            outer = self.outer
+            _RUN.set(outer)
+            self._variable().set(_innermost_of(type(self), outer))
+        around = outer
+        while around is not None:
+            if around is self:
+                # Left elsewhere while what was entered in it lives on here: it cannot be around itself.
+                raise RuntimeError(f"{self!r} is around {outer!r}, which is active; enter its .copy()")
+            around = around.outer
+        return outer
+
     def _prepare(self, outer: RunContext | None) -> None:
         """Settle what depends on the run around this one."""
         self.outer = outer
@@ -199,12 +215,14 @@ class RunContext:
         self._fields = MappingProxyType(fields)
         self.adapter = None
 
+    @abstractmethod
     def _own_fields(self, outer: RunContext | None) -> dict[str, Any]:
-        raise NotImplementedError
+        """Return the fields of the run, without its extras."""
 
     @classmethod
+    @abstractmethod
     def _variable(cls) -> ContextVar[Any]:
-        raise NotImplementedError
+        """Return the variable that holds the innermost context of this kind."""
 
 
 class FlowRunContext(RunContext):
