@@ -48,6 +48,7 @@ DEFAULT_STYLES: Mapping[str, str] = {
     "log.flow_name": "bold magenta",
     "log.task_run_name": "blue",
     "log.task_name": "bold blue",
+    "log.running_state": "blue",
     "log.completed_state": "green",
     "log.cancelled_state": "yellow",
     "log.failed_state": "red",
@@ -68,6 +69,7 @@ _PARTS = re.compile(
   | \b[Ff]low\ (?P<flow_name>{_NAME})
   | \b[Tt]ask\ (?P<task_name>{_NAME})
   | \b(?:(?P<completed_state>Completed\b|COMPLETED\b|completed(?=\ in\ \d))
+    |(?P<running_state>Running\b|RUNNING\b)
     |(?P<cancelled_state>Cancelled\b|CANCELLED\b|cancelled(?=\ after\ \d))
     |(?P<failed_state>Failed\b|FAILED\b|failed(?=\ after\ \d))
     |(?P<crashed_state>Crashed\b|CRASHED\b)

@@ -9,9 +9,11 @@ import logging.config
 import os
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import yaml
 
 from runlog import settings
 from runlog.console import DEFAULT_STYLES, ConsoleHandler
@@ -351,6 +353,7 @@ def test_a_line_shows_its_run():
         ("Flow run 'a' of flow 'b'", "Flow run \x1b[35m'a'\x1b[0m of flow \x1b[1;35m'b'\x1b[0m"),
         ("Task run \"it's\" of task 'b'", "Task run \x1b[34m\"it's\"\x1b[0m of task \x1b[1;34m'b'\x1b[0m"),
         ("Completed()", "\x1b[32mCompleted\x1b[0m()"),
+        ("RUNNING", "\x1b[34mRUNNING\x1b[0m"),
         ("FAILED, Cached", "\x1b[31mFAILED\x1b[0m, \x1b[94mCached\x1b[0m"),
         ("completed in 1.20 s", "\x1b[32mcompleted\x1b[0m in 1.20 s"),
         ("the job failed, INFORMATION", "the job failed, INFORMATION"),
@@ -475,3 +478,15 @@ def test_the_styles_are_prefects():
     """Styles have the names that a configuration written for Prefect uses."""
     for name in ("log.web_url", "log.info_level", "log.flow_run_name", "log.completed_state"):
         assert name in DEFAULT_STYLES
+
+
+def test_the_packaged_styles_are_known():
+    """Each style that the packaged configuration sets is of a part that is told apart."""
+    (styles,) = [
+        handler["styles"]
+        for handler in yaml.safe_load((Path(settings.__file__).parents[1] / "logging.yml").read_text())[
+            "handlers"
+        ].values()
+        if "styles" in handler
+    ]
+    assert set(styles) <= set(DEFAULT_STYLES)
