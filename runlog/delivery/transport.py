@@ -84,6 +84,10 @@ def encode_batch(producer: str, batch: Batch, resource: bytes) -> bytes:
     return b"".join(parts)
 
 
+_inherited: list[Client] = []
+"""Clients of parent processes, one a fork at most: kept, so that no finalizer closes or complains."""
+
+
 class HTTPTransport:
     """
     Send batches to a runlog server.
@@ -164,8 +168,10 @@ class HTTPTransport:
             client.close()
 
     def forget_connections(self) -> None:
-        """Drop the client unclosed: a TLS farewell from a child would end the parent's session."""
-        self._client = None
+        """Put the client aside, unclosed and uncollected: what a child says on it, the parent's server hears."""
+        if self._client is not None:
+            _inherited.append(self._client)
+            self._client = None
 
 
 def read_answer(status: int, headers: Mapping[str, str], body: bytes) -> Answer:
