@@ -21,6 +21,7 @@ import logging
 import sys
 import time
 import uuid
+from abc import abstractmethod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, TypeAlias, TypeVar
 
@@ -66,8 +67,9 @@ class Run:
         """The run's logger, also outside of the run."""
         return self._unopened_logger() if self._context is None else get_run_logger(self._context)
 
+    @abstractmethod
     def _unopened_logger(self) -> RunLogAdapter:
-        raise NotImplementedError
+        """Return the logger of a run that no context is known of."""
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name!r} ({self.id}), {self.state or 'not started'}>"

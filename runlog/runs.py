@@ -23,6 +23,7 @@ import asyncio
 import contextvars
 import functools
 import time
+from abc import abstractmethod
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 
 from runlog._open_run import OpenRun, Run, RunT, Where, calling_line, definition_of, to_uuid
@@ -169,8 +170,9 @@ class _RunOpener(Generic[RunT]):
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r})"
 
+    @abstractmethod
     def _new(self, run_name: str | None, where: Where) -> OpenRun[RunT]:
-        raise NotImplementedError
+        """Return a run that is yet to start."""
 
     def __enter__(self) -> RunT:
         if self._open is not None:
