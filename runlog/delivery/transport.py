@@ -168,7 +168,7 @@ class HTTPTransport:
             client.close()
 
     def forget_connections(self) -> None:
-        """Put the client aside, unclosed and uncollected: what a child says on it, the parent's server hears."""
+        """Put the client aside, unclosed: a farewell of the child's would end the parent's connection."""
         if self._client is not None:
             _inherited.append(self._client)
             self._client = None
