@@ -13,6 +13,7 @@ without building the site.
 
 from __future__ import annotations
 
+import html
 import importlib.resources
 import inspect
 import re
@@ -29,11 +30,26 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parent.parent
 
 _MARKER = re.compile(r"^<!-- generated: (?P<what>[\w. -]+?) -->$", re.MULTILINE)
+_RFC = re.compile(r":rfc:<code>(\d+)</code>")
+_PEP = re.compile(r":pep:<code>(\d+)</code>")
 
 
 def on_page_markdown(markdown: str, **_kwargs: Any) -> str:
     """Replace each marker of a page; mkdocs calls this with every page's source."""
     return _MARKER.sub(lambda match: GENERATORS[match["what"]](), markdown)
+
+
+def on_page_content(content: str, **_kwargs: Any) -> str:
+    """
+    Render what docstrings have of reStructuredText; mkdocs calls this with every page's HTML.
+
+    Docstrings are read in editors, too, where Sphinx's ``::`` and ``:rfc:`` are what people know.
+    """
+    content = content.replace("<p>::</p>", "").replace("::</p>", ":</p>")
+    content = _RFC.sub(r'<a href="https://www.rfc-editor.org/rfc/rfc\1">RFC \1</a>', content)
+    return _PEP.sub(
+        lambda found: f'<a href="https://peps.python.org/pep-{found[1]:0>4}/">PEP {found[1]}</a>', content
+    )
 
 
 def settings_markdown() -> str:
@@ -89,16 +105,18 @@ def _command_markdown(path: str, command: click.Command) -> str:
     context = click.Context(command, info_name=path)
     text = inspect.cleandoc(command.help or command.short_help or "").replace("\b\n", "")
     usage = command.get_usage(context).removeprefix("Usage: ")
-    rows = [record for param in command.get_params(context) if (record := param.get_help_record(context))]
     parts = [f"## `{path}` {{: #{path.replace(' ', '-')} }}", text, f"```text\n{usage}\n```"]
-    if rows:
-        table = [f"| `{_cell(names)}` | {_cell(meaning)} |" for names, meaning in rows]
-        parts.append("\n".join(["| option | meaning |", "| --- | --- |", *table]))
+    options = [record for param in command.params if (record := param.get_help_record(context))]
+    if options:
+        rows = [f"| <code>{_cell(names)}</code> | {_cell(meaning)} |" for names, meaning in options]
+        parts.append("\n".join(["| option | meaning |", "| --- | --- |", *rows]))
     return "\n\n".join(part for part in parts if part)
 
 
 def _cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", r"\|")
+    """Write text such that neither a table nor Markdown reads anything into it."""
+    text = html.escape(" ".join(text.split()), quote=False)
+    return re.sub(r"[|\[\]*_`\\]", lambda found: f"&#{ord(found[0])};", text)
 
 
 def logging_yml_markdown() -> str:
