@@ -92,7 +92,7 @@ class LazyGroup(click.Group):
             raise click.exceptions.Exit(EXIT_INTERRUPTED) from None
         except Exception as error:
             if isinstance(error, OSError) and error.errno == errno.EPIPE:
-                _forget_stdout()
+                forget_stdout()
                 raise click.exceptions.Exit(EXIT_PIPE_CLOSED) from None
             if ctx.params.get("debug"):
                 raise
@@ -122,7 +122,7 @@ def exit_code_of(error: Exception) -> int:
     return EXIT_ERROR
 
 
-def _forget_stdout() -> None:
+def forget_stdout() -> None:
     """Point stdout at nothing: Python flushes it once more at exit, and would complain there."""
     try:
         descriptor = sys.stdout.fileno()

@@ -41,11 +41,8 @@ class TimezoneType(click.ParamType):  # type: ignore[type-arg] # the same
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tzinfo:
         """Return the zone."""
-        if not isinstance(value, str):
-            zone: tzinfo = value  # converted already
-            return zone
         try:
-            return parse_zone(value)
+            return parse_zone(str(value))
         except ValueError as error:
             self.fail(str(error), param, ctx)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
@@ -13,7 +14,8 @@ import pytest
 from runlog.cli import demo as demo_module
 from runlog.cli.demo import program_name
 from runlog.cli.demo_count import CountingHandler, Tally, counting, tally
-from runlog.cli.demo_survey import Findings, make_plan
+from runlog.cli.demo_survey import Findings, make_plan, survey, survey_in_child
+from runlog.runs import flow_run
 
 MODULE = "class A:\n    def f(self): pass\n    async def g(self): pass\n\ndef h(): pass\n"
 
@@ -107,6 +109,44 @@ def test_the_tally_tells_lost_from_doubled(stored, expected):
     """Three lines were sent; a doubled line does not make up for a lost one."""
     counts = tally(3, ({"producer": producer, "seq": seq} for producer, seq in stored))
     assert (counts.lost, counts.doubled, counts.is_exact) == expected
+
+
+def test_a_child_counts_its_own_lines(library, monkeypatch):
+    """What the child process returns, here without a process: findings, and lines that were logged."""
+    monkeypatch.setattr("runlog.cli.demo_survey.flush", lambda timeout: True)
+    logging.getLogger("runlog").setLevel(logging.DEBUG)
+    with flow_run("parent"):
+        found, count = survey_in_child(library / "beta", library)
+    assert (found.files, found.unparsable, found.classes, found.functions) == (3, 2, 50, 150)
+    assert count == 1 + 50 + 1 + 2 + 1 + 1, "start, classes, file, two that do not parse, sum, end"
+
+
+def test_a_poor_library_is_surveyed_all_the_same(tmp_path):
+    """Without packages there is neither child process nor sub-flow."""
+    (tmp_path / "module.py").write_text(MODULE)
+    progress = []
+    found = survey(make_plan(tmp_path), tmp_path / "report" / "survey.json", progress.append)
+    assert (found.total.files, found.sent_by_child, progress) == (1, 0, [1])
+    assert survey(make_plan(tmp_path), tmp_path / "report" / "survey.json").total.files == 1
+
+
+def test_progress_is_shown_on_a_terminal(monkeypatch):
+    """A bar that fills on stderr; elsewhere nothing is written."""
+
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    monkeypatch.setattr(sys, "stderr", terminal := Terminal())
+    with demo_module._progress(4) as progress:
+        for done in range(1, 5):
+            progress(done)
+    assert "surveying" in terminal.getvalue()
+    assert "100%" in terminal.getvalue()
+    monkeypatch.setattr(sys, "stderr", pipe := io.StringIO())
+    with demo_module._progress(4) as progress:
+        progress(4)
+    assert pipe.getvalue() == ""
 
 
 @pytest.fixture

@@ -48,6 +48,13 @@ def test_who_decides_about_colour(choice, environment, terminal, expected, monke
     assert wants_color(choice) is expected
 
 
+def test_any_stdout_will_do(monkeypatch):
+    """A replacement without an encoding to set is taken as it is."""
+    monkeypatch.setattr(sys, "stdout", Terminal())
+    monkeypatch.setenv("TERM", "xterm")
+    assert Output().colored
+
+
 def test_styles_are_applied_only_in_colour():
     """Without colour, a style leaves the text alone."""
     assert Output("never").style("x", fg="red") == "x"
