@@ -352,7 +352,7 @@ def _add(event: LogEvent, attributes: dict[str, Any], key: Any, value: Any) -> N
             value = safe_str(value)
         setattr(event, key, value)
     elif key not in _NOT_ATTRIBUTES:
-        name = key if type(key) is str else str(key)
+        name = key if type(key) is str else safe_str(key)
         attributes[name] = _attribute(name, value)
 
 
