@@ -38,7 +38,9 @@ from packaging.utils import canonicalize_name
 import runlog
 from runlog._run_names import ADJECTIVES, ANIMALS
 from runlog.discovery import find_local_server
-from runlog.records import decode_batch
+from runlog.records import LogEvent, decode_batch
+from runlog.server.answers import LogAnswer, RunAnswer
+from runlog.server.routes import admin, batches, logs, reading
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -346,6 +348,28 @@ def test_every_public_name_is_documented():
     page = (ROOT / "docs/reference/api.md").read_text(encoding="utf-8")
     for name in set(runlog.__all__) - {"__version__", "context"}:
         assert re.search(rf"^::: runlog\.(\w+\.)*{name}$", page, re.MULTILINE), name
+
+
+def test_every_route_is_documented():
+    """The HTTP page has each route of the server with its method, and each field of its answers."""
+    routes = [
+        (min(route.methods - {"HEAD"}), route.path)
+        for module in (admin, batches, logs, reading)
+        for route in module.ROUTES
+    ]
+    page = (ROOT / "docs/reference/http-api.md").read_text(encoding="utf-8")
+    for method, path in routes:
+        assert f"`{method} {path}`" in page, f"{method} {path}"
+    event = (ROOT / "docs/reference/log-event.md").read_text(encoding="utf-8")
+    for field in (*RunAnswer.__struct_fields__, *LogAnswer.__struct_fields__):
+        assert f"`{field}`" in page + event, field
+
+
+def test_every_field_of_an_event_is_documented():
+    """The page on the log event has each of its fields."""
+    page = (ROOT / "docs/reference/log-event.md").read_text(encoding="utf-8")
+    for field in LogEvent.__struct_fields__:
+        assert f"| `{field}`" in page or f", `{field}`" in page, field
 
 
 @pytest.mark.parametrize("name", NAMES)
