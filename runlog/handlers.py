@@ -203,7 +203,9 @@ class APILogHandler(logging.Handler):
         Called in the thread that logs; an exception costs the record and is
         reported by `logging.Handler.handleError`.
         """
-        return event_from_record(record, current_run_fields())
+        own = record.__dict__
+        has_own_run = own.get("flow_run_id") is not None or own.get("task_run_id") is not None
+        return event_from_record(record, {} if has_own_run else current_run_fields())
 
     def flush(self, timeout: float | None = None) -> bool:  # type: ignore[override]
         """

@@ -320,11 +320,17 @@ def event_from_record(record: logging.LogRecord, run_fields: Mapping[str, Any]) 
     if len(keys) >= _STANDARD_COUNT and keys[_STANDARD_COUNT - 1] == _LAST_STANDARD_KEY:
         # No look at the twenty-odd keys that every record begins with.
         del keys[:_STANDARD_COUNT]
-    if run_fields and "flow_run_id" not in own and "task_run_id" not in own:
+    if run_fields and own.get("flow_run_id") is None and own.get("task_run_id") is None:
         for key, value in run_fields.items():
             _add(event, attributes, key, value)
     for key in keys:
-        _add(event, attributes, key, own[key])
+        value = own[key]
+        if key not in _EVENT_FIELDS:
+            _add(event, attributes, key, value)
+        elif type(value) is str and key != "attempt":
+            setattr(event, key, value)  # what a run's adapter puts on each record, without a call for each
+        elif value is not None:
+            _add(event, attributes, key, value)
     task_name = own.get("taskName")
     if task_name is not None:
         attributes["asyncio.task.name"] = task_name

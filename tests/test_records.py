@@ -255,6 +255,12 @@ def test_run_fields_of_the_context_serve_the_rest():
     assert (event.attributes["source"], event.attributes["color"]) == ("s3", "red")
 
 
+def test_empty_run_fields_of_the_record_give_way():
+    """A record that names no run, though it has the attributes, belongs to the active one."""
+    event = event_from_record(make_record(flow_run_id=None, task_run_id=None), RUN)
+    assert (event.flow_run_id, event.task_run_id) == ("f1", "t1")
+
+
 def test_ids_that_are_not_text():
     """Ids may be UUIDs; an attempt that is no number is left out."""
     run = uuid.uuid4()

@@ -156,7 +156,12 @@ class DeliveryWorker:
             self._reentered.append(event)
             return True
         with lock:
-            taken, wake = self._admit(event)
+            if self._batcher.has_room(len(event)) and not self._reentered:  # nearly always
+                self._accepted += 1
+                wake = self._batcher.add(event, now=self._clock())
+                taken: bool | None = True
+            else:
+                taken, wake = self._admit(event)
         if taken is None:
             taken, wake = self._admit_later(event)
         if wake and background:
