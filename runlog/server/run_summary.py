@@ -247,7 +247,7 @@ def _judge(run: RunSummary, event: LogEvent) -> None:
             is_end=True,
             state=cast("State", attributes["runlog.run.state"]),
             duration_s=float(duration)
-            if isinstance(duration, int | float) and 0 <= duration < 1e12
+            if isinstance(duration, int | float) and duration is not True and 0 <= duration < 1e12
             else -1.0,
         )
     else:

@@ -24,7 +24,7 @@ _MAX_SECONDS = 253_402_300_800
 
 # A plus sign that was not escaped in a query string arrives as a space.
 _LOST_PLUS = re.compile(r" (\d\d:?\d\d)$")
-_NUMBER = re.compile(r"[+-]?\d+(\.\d+)?$")
+_NUMBER = re.compile(r"[+-]?\d+(\.\d+)?", re.ASCII)
 
 
 def parse_time(value: object) -> int:
@@ -45,7 +45,7 @@ def parse_time(value: object) -> int:
     """
     if isinstance(value, str):
         text = value.strip()
-        if not _NUMBER.match(text):
+        if not _NUMBER.fullmatch(text):
             return _from_text(value, text)
         value = float(text)
     if isinstance(value, bool) or not isinstance(value, int | float):

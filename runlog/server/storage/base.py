@@ -216,7 +216,7 @@ class LogStorage(ABC):
         """
         Return a run and all that were opened in it, at any depth, oldest first.
 
-        Empty if the run is unknown; at most `MAX_TREE_RUNS`.
+        Empty if the run is unknown. A store may stop at `MAX_TREE_RUNS`.
         """
 
     @abstractmethod

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 
 from runlog.server.run_summary import merge, summarise
 from runlog.server.storage.base import (
-    MAX_TREE_RUNS,
     NOT_LOST,
     Appended,
     LogStorage,
@@ -125,17 +124,18 @@ class MemoryStorage(LogStorage):
         return RunSet.of((run.id, run.kind, run.text("flow_run_id")) for run in self._tree(run_id))
 
     def _tree(self, run_id: str) -> list[RunSummary]:
-        children: dict[str | None, list[RunSummary]] = {}
+        children: dict[str | None, list[str]] = {}
         for run in self._runs.values():
-            children.setdefault(run.parent_id, []).append(run)
-        found = {run_position(run): run for run in self._runs.values() if run.id == run_id}
-        waiting = list(found.values())
-        while waiting and len(found) < MAX_TREE_RUNS:
-            for run in children.get(waiting.pop(0).id, ()):
-                if run_position(run) not in found:
-                    found[run_position(run)] = run
-                    waiting.append(run)
-        return [found[position] for position in sorted(found)]
+            children.setdefault(run.parent_id, []).append(run.id)
+        found: set[str] = set()
+        waiting = [run_id]
+        while waiting:
+            known = waiting.pop(0)
+            if known not in found:
+                found.add(known)
+                waiting += children.get(known, ())
+        tree = sorted((run for run in self._runs.values() if run.id in found), key=run_position)
+        return tree if any(run.id == run_id for run in tree) else []
 
     async def read_shares(self, run_id: str) -> list[ProducerShare]:
         """Count the lines of the runs."""

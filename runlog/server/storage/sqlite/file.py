@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+_MAGIC = b"SQLite format 3\0"
 _FULL = frozenset({sqlite3.SQLITE_FULL})
 
 
@@ -93,9 +94,14 @@ def prepare_file(path: Path) -> None:
     """
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
+        with os.fdopen(descriptor, "rb") as file:
+            head = file.read(len(_MAGIC))
     except OSError as error:
         raise StorageError(f"cannot open the database {path}: {error.strerror or error}") from error
+    # SQLite takes a file of a few bytes for an empty database, and writes over it.
+    if head and head != _MAGIC:
+        raise StorageError(f"the database {path} cannot be used: file is not a database")
 
 
 @contextlib.contextmanager

@@ -1,0 +1,327 @@
+"""What every storage must do: the tests of a storage subclass `StorageContract` and give it a ``storage``."""
+
+from __future__ import annotations
+
+import pytest
+from server_lines import (
+    FLOW,
+    OTHER_FLOW,
+    OTHER_PRODUCER,
+    PRODUCER,
+    START,
+    TASK,
+    batch,
+    finished,
+    line,
+    started,
+)
+
+from runlog.records import DropMarker, ExceptionInfo
+from runlog.server.query import AllOf, LevelBetween, LogQuery, RunIn
+from runlog.server.storage.base import ProducerGapError, ProducerShare, RunQuery, Statistics, run_position
+
+OBSERVED = START + 5
+
+
+class StorageContract:
+    """Subclasses have a fixture ``storage``: empty, open, and closed afterwards."""
+
+    pytestmark = pytest.mark.anyio
+
+    # --- append -----------------------------------------------------------------------------------
+
+    async def test_a_line_comes_back_as_it_was(self, storage):
+        """A line with every field set comes back with each of them unchanged."""
+        event = line(
+            "what\0ever \N{SNOWMAN}",
+            level=35,
+            name="a.b",
+            flow_run_id=FLOW,
+            flow_run_name="quick-owl",
+            flow_name="etl",
+            task_run_id=TASK,
+            task_run_name="extract-1",
+            task_name="extract",
+            parent_flow_run_id=OTHER_FLOW,
+            parent_task_run_id="p",
+            attempt=2,
+            event_name="something",
+            attributes={"a": [1, {"b": None}], "huge": 2**70, "text": "ä\0"},
+            exception=ExceptionInfo("ValueError", "no", "Traceback\n..."),
+            trace_id="0" * 32,
+            span_id="1" * 16,
+            truncated_bytes=7,
+        )
+        await storage.append(batch(event, resource={"service.name": "x"}), observed_ns=OBSERVED)
+        (found,) = await storage.read_lines(LogQuery())
+        assert found.event == event
+        assert (found.producer, found.seq, found.observed_ns) == (PRODUCER, 0, OBSERVED)
+
+    async def test_a_batch_is_acknowledged_to_its_end(self, storage):
+        """The answer names the batch's last seq, and the first that was new."""
+        assert await storage.append(batch(line(), line()), observed_ns=1) == (1, 0)
+        assert await storage.append(batch(line(), first_seq=2), observed_ns=1) == (2, 2)
+
+    async def test_a_batch_that_was_stored_is_not_stored_again(self, storage):
+        """A repeated batch is acknowledged up to the mark and adds nothing."""
+        await storage.append(batch(line("a"), line("b")), observed_ns=1)
+        assert await storage.append(batch(line("a")), observed_ns=2) == (1, 2)
+        assert await storage.append(batch(line("a"), line("b")), observed_ns=2) == (1, 2)
+        assert await messages(storage) == ["a", "b"]
+        assert await storage.read_statistics() == Statistics(runs=0, lines=2)
+
+    async def test_of_an_overlapping_batch_the_tail_is_stored(self, storage):
+        """What lies below the mark is left out, what lies above is stored."""
+        await storage.append(batch(line("a"), line("b", at=1)), observed_ns=1)
+        overlapping = batch(line("b", at=1), line("c", at=2), first_seq=1)
+        assert await storage.append(overlapping, observed_ns=2) == (2, 2)
+        assert await messages(storage) == ["a", "b", "c"]
+
+    async def test_a_gap_is_refused(self, storage):
+        """A batch above the mark is refused with the expected seq, and stores nothing."""
+        await storage.append(batch(line()), observed_ns=1)
+        with pytest.raises(ProducerGapError) as refusal:
+            await storage.append(batch(line(), first_seq=5), observed_ns=1)
+        assert (refusal.value.expected, refusal.value.got) == (1, 5)
+        with pytest.raises(ProducerGapError, match="must go on with seq 0, got a batch that begins at 1"):
+            await storage.append(batch(line(), producer=OTHER_PRODUCER, first_seq=1), observed_ns=1)
+        assert len(await messages(storage)) == 1
+
+    async def test_a_marker_fills_a_gap(self, storage):
+        """Dropped lines move the mark as stored ones do, wherever in the batch they were."""
+        dropped = [DropMarker(0, 2, "queue_full"), DropMarker(3, 1, "closed")]
+        assert await storage.append(batch(line(), line(), dropped=dropped), observed_ns=1) == (4, 0)
+        assert [found.seq for found in await storage.read_lines(LogQuery())] == [2, 4]
+        only = batch(first_seq=5, dropped=[DropMarker(5, 10, "queue_full")])
+        assert await storage.append(only, observed_ns=1) == (14, 5)
+
+    async def test_an_empty_batch_tells_the_mark(self, storage):
+        """A batch of nothing changes nothing and is answered with the mark."""
+        assert await storage.append(batch(), observed_ns=1) == (-1, 0)
+        await storage.append(batch(line()), observed_ns=1)
+        assert await storage.append(batch(first_seq=1), observed_ns=1) == (0, 1)
+
+    # --- lines ------------------------------------------------------------------------------------
+
+    async def test_lines_are_ordered_by_time_producer_and_seq(self, storage):
+        """Time decides; lines of the same time keep each producer's order; both directions mirror each other."""
+        await storage.append(batch(line("c", at=1), line("a"), line("d", at=1)), observed_ns=1)
+        await storage.append(batch(line("e", at=1), line("b"), producer=OTHER_PRODUCER), observed_ns=1)
+        assert await messages(storage) == ["a", "b", "c", "d", "e"]
+        assert await messages(storage, order="desc") == ["e", "d", "c", "b", "a"]
+
+    @pytest.mark.parametrize("order", ["asc", "desc"])
+    async def test_pages_join_without_gap_or_overlap(self, storage, order):
+        """Reading on from each page's last line gives every line once, in order."""
+        events = [line(str(number), at=number // 3) for number in range(10)]
+        await storage.append(batch(*events[:5]), observed_ns=1)
+        await storage.append(batch(*events[5:], producer=OTHER_PRODUCER), observed_ns=1)
+        whole = await storage.read_lines(LogQuery(order=order))
+        paged, after = [], None
+        while page := await storage.read_lines(LogQuery(order=order, after=after, limit=3)):
+            paged += page
+            after = page[-1].position
+        assert paged == whole
+        assert len(whole) == 10
+
+    async def test_offset_and_limit(self, storage):
+        """Lines are left out from the front and cut at the end; a limit of 0 gives none."""
+        await storage.append(batch(*(line(str(number), at=number) for number in range(5))), observed_ns=1)
+        assert await messages(storage, offset=1, limit=2) == ["1", "2"]
+        assert await messages(storage, offset=9, limit=2) == []
+        assert await messages(storage, limit=0) == []
+
+    async def test_a_condition_chooses_lines(self, storage):
+        """Only lines that pass are given, and they count for the limit."""
+        await storage.append(
+            batch(*(line(str(number), at=number, level=10 * (number % 3)) for number in range(9))),
+            observed_ns=1,
+        )
+        where = AllOf((LevelBetween(20),))
+        assert await messages(storage, where=where, limit=2) == ["2", "5"]
+
+    # --- runs -------------------------------------------------------------------------------------
+
+    async def test_a_run_is_derived_from_its_lines(self, storage):
+        """Names, state, times, attributes and counts of a run are those that its lines tell."""
+        await storage.append(
+            batch(
+                started(extra={"source": "s3"}, flow_run_name="owl", flow_name="etl"),
+                line(at=1, level=30, flow_run_id=FLOW),
+                line(at=2, level=45, flow_run_id=FLOW, task_run_id=TASK, task_name="extract"),
+                finished(at=3, duration=2.5, flow_run_name="owl", flow_name="etl"),
+            ),
+            observed_ns=1,
+        )
+        (flow,) = await storage.read_runs(RunQuery(kind="flow"))
+        assert (flow.id, flow.name, flow.text("flow_name")) == (FLOW, "owl", "etl")
+        assert (flow.state, flow.duration_s, flow.attributes) == ("COMPLETED", 2.5, {"source": "s3"})
+        assert (flow.lines, flow.counts) == (4, [0, 2, 1, 1, 0])
+        (task,) = await storage.read_runs(RunQuery(kind="task"))
+        assert (task.id, task.state, task.lines, task.parent_id) == (TASK, "UNKNOWN", 1, FLOW)
+        assert task.text("task_name") == "extract"
+
+    async def test_runs_grow_with_each_batch(self, storage):
+        """What later batches, of other producers too, say about a run is added to it."""
+        await storage.append(batch(finished(at=9)), observed_ns=1)
+        await storage.append(batch(started(), line(flow_run_id=FLOW), producer=OTHER_PRODUCER), observed_ns=1)
+        await storage.append(batch(line(at=20, flow_run_id=FLOW), first_seq=1), observed_ns=1)
+        (run,) = await storage.read_runs(RunQuery())
+        assert (run.state, run.lines, run.started_ns) == ("COMPLETED", 4, START)
+        assert run.last_line_ns == START + 20_000_000_000
+
+    async def test_runs_are_found(self, storage):
+        """Each part of a query chooses runs, and all parts must hold."""
+        await storage.append(
+            batch(
+                started("aaaa-1", at=1, flow_run_name="Nightly Owl"),
+                finished("aaaa-1", at=2, flow_run_name="Nightly Owl"),
+                started("aaaa-2", at=3, flow_run_name="daily owl"),
+                started("bbbb-1", at=4, kind="task", flow_run_id="aaaa-2", task_run_name="nightly"),
+                started("cccc-1", at=5, flow_run_name="sub", parent_task_run_id="bbbb-1"),
+            ),
+            observed_ns=1,
+        )
+        assert await run_ids(storage) == ["cccc-1", "bbbb-1", "aaaa-2", "aaaa-1"]
+        assert await run_ids(storage, kind="task") == ["bbbb-1"]
+        assert await run_ids(storage, state="COMPLETED") == ["aaaa-1"]
+        assert await run_ids(storage, name_contains="NIGHTLY") == ["bbbb-1", "aaaa-1"]
+        assert await run_ids(storage, name_contains="nightly", kind="flow") == ["aaaa-1"]
+        assert await run_ids(storage, name="nightly") == ["bbbb-1"]
+        assert await run_ids(storage, id="aaaa-1") == ["aaaa-1"]
+        assert await run_ids(storage, id="aaaa") == []
+        assert await run_ids(storage, id_prefix="aaaa") == ["aaaa-2", "aaaa-1"]
+        assert await run_ids(storage, parent_id="aaaa-2") == ["bbbb-1"]
+        assert await run_ids(storage, top_level=True) == ["aaaa-2", "aaaa-1"]
+        assert await run_ids(storage, top_level=True, offset=1, limit=1) == ["aaaa-1"]
+
+    async def test_pages_of_runs_join(self, storage):
+        """Reading on from the last run of each page gives every run once, newest first."""
+        await storage.append(
+            batch(*(started(f"run-{number}", at=number // 2) for number in range(7))), observed_ns=1
+        )
+        paged, after = [], None
+        while page := await storage.read_runs(RunQuery(after=after, limit=2)):
+            paged += [run.id for run in page]
+            after = run_position(page[-1])
+        assert paged == [f"run-{number}" for number in (6, 5, 4, 3, 2, 1, 0)]
+
+    async def test_a_tree_has_everything_that_was_opened_in_a_run(self, storage):
+        """Tasks, their flows, and those flows' tasks are in the tree; other runs are not."""
+        await self.fill_tree(storage)
+        tree = [run.id for run in await storage.read_tree("root")]
+        assert tree == ["root", "task", "nested", "sub", "deep", "stray"]
+        assert [run.id for run in await storage.read_tree("sub")] == ["sub", "deep"]
+        assert await storage.read_tree("nobody") == []
+
+    async def test_lines_within_a_run_are_those_of_its_tree(self, storage):
+        """A flow's lines include its tasks' and sub-flows'; a task's those of the flow opened in it."""
+        await self.fill_tree(storage)
+        within_root = await messages(storage, within="root")
+        assert within_root == ["root", "task", "nested", "sub", "deep", "stray", "late"]
+        assert await messages(storage, within="root", order="desc", limit=2) == ["late", "stray"]
+        assert await messages(storage, within="root", where=LevelBetween(30)) == ["deep"]
+        assert await messages(storage, within="task") == ["task", "nested", "sub", "deep", "stray"]
+        assert await messages(storage, within="nested") == ["nested"]
+        assert await messages(storage, within="nobody") == []
+
+    async def test_lines_within_many_runs_keep_their_order(self, storage):
+        """The lines of a flow with hundreds of sub-flows come in order of time, page by page."""
+        events = [
+            line(str(number), at=number, flow_run_id=f"sub-{number % 600}", parent_flow_run_id="root")
+            for number in range(1200)
+        ]
+        await storage.append(batch(line("first", at=-1, flow_run_id="root"), *events), observed_ns=1)
+        assert await messages(storage, within="root", limit=5) == ["first", "0", "1", "2", "3"]
+        middle = (await storage.read_lines(LogQuery(within="root", limit=700)))[-1].position
+        assert await messages(storage, within="root", after=middle, limit=2) == ["699", "700"]
+
+    async def test_a_ring_of_parents_ends(self, storage):
+        """Runs that name each other, or themselves, as parents are each given once."""
+        await storage.append(
+            batch(
+                line(flow_run_id="a", parent_flow_run_id="b"),
+                line(at=1, flow_run_id="b", parent_flow_run_id="a"),
+                line(at=2, flow_run_id="self", parent_flow_run_id="self"),
+            ),
+            observed_ns=1,
+        )
+        assert [run.id for run in await storage.read_tree("a")] == ["a", "b"]
+        assert [run.id for run in await storage.read_tree("self")] == ["self"]
+
+    async def fill_tree(self, storage):
+        """Root > task > (nested task, sub-flow > deep task), a task run without flow in the task, and a stranger."""
+        task = {"task_run_id": "task", "flow_run_id": "root"}
+        await storage.append(
+            batch(
+                line("root", at=0, flow_run_id="root"),
+                line("task", at=1, **task),
+                line("nested", at=2, task_run_id="nested", flow_run_id="root", parent_task_run_id="task"),
+                line("sub", at=3, flow_run_id="sub", parent_task_run_id="task", parent_flow_run_id="root"),
+                line("deep", at=4, level=40, task_run_id="deep", flow_run_id="sub"),
+                line("stray", at=5, task_run_id="stray", parent_task_run_id="task"),
+                line("stranger", at=6, flow_run_id="stranger"),
+                line("nothing", at=7),
+                line("late", at=8, flow_run_id="root"),
+            ),
+            observed_ns=1,
+        )
+
+    # --- counting ---------------------------------------------------------------------------------
+
+    async def test_shares_tell_what_each_producer_sent(self, storage):
+        """Stored and truncated lines, and drops between a run's lines, are counted for each producer."""
+        await storage.append(
+            batch(
+                line(flow_run_id=FLOW),
+                line(flow_run_id=FLOW, truncated_bytes=3),
+                line(flow_run_id=OTHER_FLOW),
+                dropped=[DropMarker(1, 4, "queue_full"), DropMarker(6, 2, "acknowledged_elsewhere")],
+            ),
+            observed_ns=1,
+        )
+        child = line(flow_run_id=OTHER_FLOW, task_run_id=TASK, parent_flow_run_id=FLOW)
+        await storage.append(batch(child, producer=OTHER_PRODUCER), observed_ns=1)
+        await storage.append(batch(dropped=[DropMarker(9, 1, "closed")], first_seq=9), observed_ns=1)
+        shares = await storage.read_shares(FLOW)
+        assert shares == [ProducerShare(PRODUCER, 0, 5, stored=2, dropped=4, truncated=1)]
+        assert await storage.read_shares("nobody") == []
+        sub = line(flow_run_id=OTHER_FLOW, parent_flow_run_id=FLOW)
+        await storage.append(batch(sub, producer=OTHER_PRODUCER, first_seq=1), observed_ns=1)
+        assert await storage.read_shares(FLOW) == [
+            ProducerShare(PRODUCER, 0, 8, stored=3, dropped=4, truncated=1),
+            ProducerShare(OTHER_PRODUCER, 0, 1, stored=2, dropped=0, truncated=0),
+        ]
+
+    async def test_the_part_of_a_marker_above_the_mark_counts(self, storage):
+        """A marker that was told in part before is counted once."""
+        await storage.append(
+            batch(line(flow_run_id=FLOW), dropped=[DropMarker(1, 2, "queue_full")]), observed_ns=1
+        )
+        overlapping = batch(line(flow_run_id=FLOW), first_seq=1, dropped=[DropMarker(1, 3, "queue_full")])
+        assert await storage.append(overlapping, observed_ns=1) == (4, 3)
+        (share,) = await storage.read_shares(FLOW)
+        assert (share.dropped, share.stored, share.last_seq) == (3, 2, 4)
+
+    async def test_a_query_of_flow_runs_keeps_time_order(self, storage):
+        """Lines of several runs asked for by id come in order of time."""
+        await storage.append(
+            batch(*(line(str(n), at=n, flow_run_id=(FLOW, OTHER_FLOW, TASK)[n % 3]) for n in range(9))),
+            observed_ns=1,
+        )
+        found = await messages(storage, where=RunIn("flow", (FLOW, OTHER_FLOW)), limit=4)
+        assert found == ["0", "1", "3", "4"]
+
+    async def test_a_store_says_where_it_is(self, storage):
+        """Location and schema version are known, and the representation names the kind."""
+        assert isinstance(storage.location, str)
+        assert storage.schema_version >= 0
+        assert type(storage).__name__ in repr(storage)
+
+
+async def messages(storage, **query):
+    return [found.event.message for found in await storage.read_lines(LogQuery(**query))]
+
+
+async def run_ids(storage, **query):
+    return [run.id for run in await storage.read_runs(RunQuery(**query))]
