@@ -81,7 +81,7 @@ def setup_logging(incremental: bool | None = None, *, attach_only: bool = False)
     activate_from_environment()  # first, because settings may come with the run
     settings = get_current_settings()
     path = _chosen_path(settings)
-    config = checked(_load(path, settings, stacklevel=4), str(path))
+    config = checked(_load(path, settings), str(path))
     in_file = config.pop("incremental", None)
     with _setting_up:
         former = _installation
@@ -118,7 +118,7 @@ def load_logging_config(path: Path | str | None = None) -> dict[str, Any]:
         UserWarning: If an override matches nothing.
     """
     settings = get_current_settings()
-    return _load(_chosen_path(settings) if path is None else Path(path), settings, stacklevel=3)
+    return _load(_chosen_path(settings) if path is None else Path(path), settings)
 
 
 def describe_overrides() -> list[Override]:
@@ -148,7 +148,7 @@ def _read(path: Path, settings: Settings) -> dict[str, Any]:
     return config
 
 
-def _load(path: Path, settings: Settings, *, stacklevel: int) -> dict[str, Any]:
+def _load(path: Path, settings: Settings) -> dict[str, Any]:
     config = _read(path, settings)
     config.setdefault("disable_existing_loggers", False)
     overrides = apply_overrides(config, os.environ)
@@ -163,7 +163,7 @@ def _load(path: Path, settings: Settings, *, stacklevel: int) -> dict[str, Any]:
             )
     for override in overrides:
         if override.status == "unmatched":
-            warnings.warn(override.problem or "", UserWarning, stacklevel=stacklevel)
+            warnings.warn(override.problem or "", UserWarning, stacklevel=3)
     return config
 
 

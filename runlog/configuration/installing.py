@@ -298,7 +298,7 @@ def install(
         if ours_only and not is_ours(name):
             new.attached[name], new.filters[name] = former.attached[name], former.filters.get(name, [])
         else:
-            replaces = "handlers" in sections.get(name, ()) and not is_ours(name)
+            replaces = "handlers" in sections.get(name, ()) and name != ROOT and not is_ours(name)
             _exchange(name, new, former, replaces=replaces)
     for name, section in sections.items():
         _set_levels(logging.getLogger(name), section)

@@ -85,9 +85,16 @@ class _Reader:
     def read(self, text: str) -> dict[str, Any]:
         """Parse *text*; see `read_configuration`."""
         marked = _BRACED.sub(lambda match: f"{_OPEN}{match[1]}{_CLOSE}" if match[1] else match[0], text)
-        loader = None
         try:
-            loader = _Loader(marked)  # may raise: it looks at the first characters
+            return self._parse(marked)
+        except LoggingConfigError:
+            raise
+        except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that does not exist
+            raise self._not_yaml(error) from None
+
+    def _parse(self, marked: str) -> dict[str, Any]:
+        loader = _Loader(marked)
+        try:
             node = loader.get_single_node()
             if not isinstance(node, yaml.MappingNode):
                 kind = "empty" if node is None else f"a {node.id}"
@@ -100,13 +107,8 @@ class _Reader:
                 )
             self._visit(node, loader, set())
             found: dict[str, Any] = loader.construct_document(node)
-        except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that does not exist
-            if isinstance(error, LoggingConfigError):
-                raise
-            raise self._not_yaml(error) from None
         finally:
-            if loader is not None:
-                loader.dispose()
+            loader.dispose()
         return found
 
     def _not_yaml(self, error: Exception) -> LoggingConfigError:
@@ -136,7 +138,7 @@ class _Reader:
         elif isinstance(node, yaml.SequenceNode):
             for item in node.value:
                 self._visit(item, loader, seen)
-        elif isinstance(node, yaml.MappingNode):
+        else:
             lines: dict[str, int] = {}
             for key, value in node.value:
                 self._visit(key, loader, seen)
