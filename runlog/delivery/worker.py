@@ -156,12 +156,9 @@ class DeliveryWorker:
             self._reentered.append(event)
             return True
         with lock:
-            if self._batcher.has_room(len(event)) and not self._reentered:  # nearly always
-                self._accepted += 1
-                wake = self._batcher.add(event, now=self._clock())
-                taken: bool | None = True
-            else:
-                taken, wake = self._admit(event)
+            taken, wake = self._admit(event)
+            if self._reentered:
+                wake |= self._admit_reentered()
         if taken is None:
             taken, wake = self._admit_later(event)
         if wake and background:
@@ -185,7 +182,7 @@ class DeliveryWorker:
 
     def _admit(self, event: bytes, *, final: bool = False) -> tuple[bool | None, bool]:
         """
-        Queue the event or drop it by policy, and then those of interrupting calls. Holds the lock.
+        Queue the event or drop it by policy. Holds the lock.
 
         Returns:
             Whether it was taken, `None` if the caller should wait for room; and
@@ -193,31 +190,31 @@ class DeliveryWorker:
         """
         batcher = self._batcher
         now = self._clock()
-        taken: bool | None = True
-        wake = False
         if batcher.has_room(len(event)):
             self._accepted += 1
-            wake = batcher.add(event, now=now)
-        elif self.limits.when_full == "drop_oldest":
-            dropped = batcher.drop_oldest(len(event), "queue_full")
-            self._dropped["queue_full"] += dropped
+            return True, batcher.add(event, now=now)
+        if self.limits.when_full == "drop_oldest":
+            self._dropped["queue_full"] += batcher.drop_oldest(len(event), "queue_full")
             if batcher.has_room(len(event)):
                 self._accepted += 1
-                wake = batcher.add(event, now=now)
-            else:  # all that is held is in flight
-                taken, wake = self._drop_new(now)
+                return True, batcher.add(event, now=now)
+            # All that is held is in flight.
         elif self.limits.when_full == "block" and self._may_wait() and not final:
-            taken = None
-        else:
-            taken, wake = self._drop_new(now)
+            return None, False
+        return self._drop_new(now)
+
+    def _admit_reentered(self) -> bool:
+        """Queue what calls that interrupted this thread left here. Holds the lock; returns whether to wake."""
+        wake = False
         while self._reentered:
-            other = self._reentered.popleft()
-            if batcher.has_room(len(other)):
+            event = self._reentered.popleft()
+            now = self._clock()
+            if self._batcher.has_room(len(event)):
                 self._accepted += 1
-                wake |= batcher.add(other, now=now)
+                wake |= self._batcher.add(event, now=now)
             else:
                 wake |= self._drop_new(now)[1]
-        return taken, wake
+        return wake
 
     def _drop_new(self, now: float) -> tuple[bool, bool]:
         self._dropped["queue_full"] += 1
