@@ -248,12 +248,12 @@ MAX_KNOWN_SETTINGS = 8
 _known_settings: list[tuple[Settings, dict[str, str], Settings]] = []
 """Settings in force, changes that arrived, and what both make; the latest last."""
 _travelling: tuple[Settings, dict[str, str]] | None = None
-"""Settings, and how they differ from the default: that takes a millisecond to find out, and seldom changes."""
+"""Settings, and how they differ from the default; kept because it takes a millisecond to find out."""
 
 
 def _settings_that_travel() -> dict[str, str]:
     global _travelling  # noqa: PLW0603 - a cache
-    from runlog.settings import changed_settings, get_current_settings  # noqa: PLC0415 - 300 ms, for captures only
+    from runlog.settings import changed_settings, get_current_settings  # noqa: PLC0415 - 300 ms
 
     settings, known = get_current_settings(), _travelling
     if known is None or known[0] is not settings:
@@ -264,7 +264,7 @@ def _settings_that_travel() -> dict[str, str]:
 def _use_settings(arrived: Mapping[str, str], stack: ExitStack) -> None:
     """Put settings in force until *stack* closes."""
     from runlog.exceptions import SettingsError  # noqa: PLC0415 - beside its only use
-    from runlog.settings import SettingsContext, get_current_settings  # noqa: PLC0415 - 300 ms: arrivals only
+    from runlog.settings import SettingsContext, get_current_settings  # noqa: PLC0415 - 300 ms, and
 
     try:
         here = _settings_that_travel()
