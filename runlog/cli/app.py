@@ -8,6 +8,7 @@ line on stderr and an exit code here, and nowhere else.
 
 from __future__ import annotations
 
+import difflib
 import errno
 import importlib
 import os
@@ -76,6 +77,15 @@ class LazyGroup(click.Group):
         command = getattr(importlib.import_module(module), attribute)
         assert isinstance(command, click.Command)
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command that the arguments begin with; name the nearest if there is none."""
+        near = difflib.get_close_matches(args[0], self._lazy, n=1)
+        if args[0] not in self._lazy and near:
+            ctx.fail(f"No such command {args[0]!r}. Did you mean {near[0]!r}?")
+        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the list of commands from what is known without importing them."""

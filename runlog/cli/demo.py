@@ -126,9 +126,12 @@ def _run_job(plan: Plan, url: str, directory: Path) -> tuple[Survey, int, float]
     started = time.perf_counter()
     with _environment(url):
         setup_logging()
-        with _progress(plan.tasks) as progress, counting() as lines:
-            found = survey(plan, directory / "report" / "survey.json", progress)
-        flush(FLUSH_TIMEOUT)
+        try:
+            with _progress(plan.tasks) as progress, counting() as lines:
+                found = survey(plan, directory / "report" / "survey.json", progress)
+        finally:
+            # Also after Ctrl-C: the server stops next, and the end of the program would look for it in vain.
+            flush(FLUSH_TIMEOUT)
     return found, lines.count + found.sent_by_child, time.perf_counter() - started
 
 

@@ -152,12 +152,16 @@ def survey(plan: Plan, report: Path, progress: Callable[[int], None] = lambda _:
         packages = {"(modules)": survey_files("modules", plan.modules, plan.root)}
         progress(1)
         sent_by_child = 0
-        for done, part in enumerate(as_completed(parts), start=2):
-            result = part.result()
-            if isinstance(result, tuple):
-                result, sent_by_child = result
-            packages[parts[part]] = result
-            progress(done)
+        try:
+            for done, part in enumerate(as_completed(parts), start=2):
+                result = part.result()
+                if isinstance(result, tuple):
+                    result, sent_by_child = result
+                packages[parts[part]] = result
+                progress(done)
+        except BaseException:  # Ctrl-C: what has not begun is not begun
+            threads.shutdown(wait=False, cancel_futures=True)
+            raise
         total = sum(packages.values(), Findings())
         found = Survey(total, dict(sorted(packages.items())), sent_by_child)
         write_report(found, report)

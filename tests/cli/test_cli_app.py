@@ -81,6 +81,13 @@ def test_wrong_usage_is_2(arguments):
     assert "Usage: " in result.stderr
 
 
+def test_a_mistyped_command_names_the_nearest():
+    """So that the next try succeeds."""
+    result = CliRunner().invoke(cli, ["log", "latest"])
+    assert result.exit_code == 2
+    assert "No such command 'log'. Did you mean 'logs'?" in result.stderr
+
+
 @pytest.mark.parametrize(
     ("error", "code"),
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import logging
@@ -128,6 +129,19 @@ def test_a_poor_library_is_surveyed_all_the_same(tmp_path):
     found = survey(make_plan(tmp_path), tmp_path / "report" / "survey.json", progress.append)
     assert (found.total.files, found.sent_by_child, progress) == (1, 0, [1])
     assert survey(make_plan(tmp_path), tmp_path / "report" / "survey.json").total.files == 1
+
+
+def test_an_interrupted_survey_ends(library, tmp_path):
+    """Ctrl-C leaves the survey at once; no report is written."""
+
+    def interrupt(done):
+        if done > 1:
+            raise KeyboardInterrupt
+
+    plan = dataclasses.replace(make_plan(library), in_child=None)
+    with pytest.raises(KeyboardInterrupt):
+        survey(plan, tmp_path / "survey.json", interrupt)
+    assert not (tmp_path / "survey.json").exists()
 
 
 def test_progress_is_shown_on_a_terminal(monkeypatch):
