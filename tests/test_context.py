@@ -31,7 +31,7 @@ from runlog.context import (
     within,
 )
 from runlog.exceptions import MissingContextError
-from runlog.settings import temporary_settings
+from runlog.settings import get_current_settings, reset_settings_cache, temporary_settings
 
 ETL = SimpleNamespace(id=uuid.UUID(int=1), name="swift-otter")
 LOAD = SimpleNamespace(id=uuid.UUID(int=2), name="load-1")
@@ -44,7 +44,9 @@ def fresh_process(monkeypatch):
     monkeypatch.setattr(context, "_inherited", None)
     monkeypatch.setattr(context, "_environment_is_read", False)
     monkeypatch.setattr(_fields, "_warned_of", set())
+    reset_settings_cache()
     yield
+    reset_settings_cache()
     # Some tests leave runs in other Contexts than the one entered; such runs linger in this one.
     for variable in (context._RUN, context._FLOW, context._TASK):
         variable.set(None)
@@ -589,9 +591,6 @@ def test_settings_come_with_it_below_the_environment(child_environment, monkeypa
     monkeypatch.setenv("PREFECT_LOGGING_LEVEL", "ERROR")
     monkeypatch.setenv("RUNLOG_SERVICE_NAME", "to be removed at the end")
     monkeypatch.delenv("RUNLOG_SERVICE_NAME")
-    from runlog.settings import get_current_settings, reset_settings_cache
-
-    reset_settings_cache()
     assert get_current_settings().service.name is None
     child_environment(settings={"PREFECT_LOGGING_LEVEL": "DEBUG", "RUNLOG_SERVICE_NAME": "etl"})
     assert activate_from_environment() is None

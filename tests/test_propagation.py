@@ -27,7 +27,7 @@ from runlog.exceptions import MissingContextError
 from runlog.loggers import get_logger, get_run_logger
 from runlog.propagation import capture, carry, restore
 from runlog.runs import flow_run, task_run
-from runlog.settings import get_current_settings, temporary_settings
+from runlog.settings import get_current_settings, reset_settings_cache, temporary_settings
 
 ETL = SimpleNamespace(id="f-1", name="swift-otter")
 LOAD = SimpleNamespace(id="t-1", name="load-1")
@@ -43,6 +43,9 @@ def fresh_process(monkeypatch):
     monkeypatch.setattr(propagation, "_known_settings", [])
     monkeypatch.setattr(context, "_inherited", None)
     monkeypatch.setattr(context, "_environment_is_read", False)
+    reset_settings_cache()
+    yield
+    reset_settings_cache()
 
 
 @pytest.fixture
