@@ -204,7 +204,7 @@ class DeliveryWorker:
         return self._drop_new(now)
 
     def _admit_reentered(self) -> bool:
-        """Queue what calls that interrupted this thread left here. Holds the lock; returns whether to wake."""
+        """Queue what calls that interrupted a `put` left here. Holds the lock; returns whether to wake."""
         wake = False
         while self._reentered:
             event = self._reentered.popleft()
@@ -297,6 +297,7 @@ class DeliveryWorker:
             return self._retry_at - now
         if not self._outgoing:
             with self._lock:
+                self._admit_reentered()
                 due = self._batcher.next_due()
                 if due is None:
                     return None
@@ -392,6 +393,7 @@ class DeliveryWorker:
             return False
         deadline = self._clock() + (self.limits.shutdown_timeout if timeout is None else timeout)
         with self._lock:
+            self._admit_reentered()
             target = self._batcher.next_seq - 1
         if self._acked_seq >= target:
             return True
