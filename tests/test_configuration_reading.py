@@ -161,5 +161,5 @@ def test_any_text_survives(tmp_path_factory, mapping):
     """Text without references, its dollars doubled, is read back as it was written."""
     path = tmp_path_factory.mktemp("any") / "logging.yml"
     doubled = {key.replace("$", "$$"): value.replace("$", "$$") for key, value in mapping.items()}
-    path.write_text(yaml.safe_dump(doubled, allow_unicode=True) if doubled else "{}", encoding="utf-8")
+    path.write_text(yaml.safe_dump(doubled) if doubled else "{}", encoding="utf-8")
     assert read_configuration(path, SETTINGS) == mapping

@@ -154,6 +154,17 @@ def test_paths_do_not_depend_on_the_working_directory(tmp_path, monkeypatch):
     assert settings.logging.config_path == Path("~/logging.yml").expanduser()
 
 
+def test_without_a_home_directory(monkeypatch):
+    """A user without a home directory is told to set ``RUNLOG_HOME``, and is fine with it."""
+
+    def fail(_path):
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "expanduser", fail)
+    with pytest.raises(SettingsError, match="set RUNLOG_HOME to a directory that this program may write to"):
+        load_settings({})
+
+
 # --- wrong values ---------------------------------------------------------------------------------
 
 
@@ -280,6 +291,13 @@ def test_loading_registers_secrets_with_redaction():
     for number in range(3, 7):
         assert f"hunter{number}" not in redact_text(f"pnx-key-hunter2 hunter{number}secret")
     assert is_sensitive_key("shoe_size")
+
+
+def test_short_passwords_do_not_mask_words():
+    """The password of ``admin:pass`` is masked with its user only: "passed" stays a word."""
+    load_settings({"PREFECT_API_AUTH_STRING": "admin:pass"})
+    assert redact_text("test passed") == "test passed"
+    assert "pass" not in redact_text("sent admin:pass")
 
 
 def test_changed_settings_have_no_secrets():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 
 import pytest
@@ -288,3 +289,17 @@ def test_no_warning_for_what_is_right(write):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert get_current_settings().server.port == 1
+
+
+def test_a_home_that_is_closed_to_us(write, monkeypatch):
+    """A home directory of another user has no profile for us, and is no error."""
+    closed = str(write("home/profiles.toml", PROFILES))
+    stat = os.stat
+
+    def refuse(path, **kwargs):
+        if str(path) == closed:
+            raise PermissionError(13, "Permission denied")
+        return stat(path, **kwargs)
+
+    monkeypatch.setattr(os, "stat", refuse)
+    assert get_current_settings().profile is None

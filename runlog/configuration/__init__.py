@@ -3,8 +3,8 @@ Set logging up: from a YAML file, the settings and the environment to loggers an
 
 `setup_logging` reads the file that the settings choose
 (`runlog.configuration.reading`), applies ``PREFECT_LOGGING_...`` variables to
-it (`runlog.configuration.overrides`) and puts it in force
-(`runlog.configuration.installing`). What a user got wrong is one
+it (`runlog.configuration.overrides`), checks it (`runlog.configuration.checking`)
+and puts it in force (`runlog.configuration.installing`). What a user got wrong is one
 `LoggingConfigError`, and then nothing has changed.
 """
 
@@ -18,19 +18,14 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runlog.configuration.installing import (
-    ROOT,
-    Installation,
-    adjust,
-    checked,
-    install,
-    is_ours,
-)
+from runlog.configuration.checking import ROOT, checked
+from runlog.configuration.installing import Installation, adjust, install, is_ours
 from runlog.configuration.overrides import Override, apply_overrides
 from runlog.configuration.reading import read_configuration
 from runlog.context import activate_from_environment
 from runlog.exceptions import LoggingConfigError
 from runlog.settings import get_current_settings
+from runlog.settings.files import is_file
 
 if TYPE_CHECKING:
     from runlog.settings import Settings
@@ -137,7 +132,7 @@ def _chosen_path(settings: Settings) -> Path:
     if settings.logging.config_path is not None:
         return settings.logging.config_path
     own = settings.home / "logging.yml"
-    return own if own.is_file() else PACKAGED_FILE
+    return own if is_file(own) else PACKAGED_FILE
 
 
 def _read(path: Path, settings: Settings) -> dict[str, Any]:

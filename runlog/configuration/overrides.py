@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import yaml
 
 from runlog.settings.catalog import by_name, nearest
-from runlog.settings.model import parse_level
+from runlog.settings.values import parse_level
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

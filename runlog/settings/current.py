@@ -21,9 +21,10 @@ from pydantic import ValidationError
 
 from runlog.settings.catalog import find_setting, iter_settings
 from runlog.settings.files import read_layers, read_profile
-from runlog.settings.model import Settings, absolute_path
+from runlog.settings.model import Settings
 from runlog.settings.problems import settings_error
 from runlog.settings.sources import UNSET, Layer, layers_of_load, resolve
+from runlog.settings.values import absolute_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping

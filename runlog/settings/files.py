@@ -15,6 +15,7 @@ another version of runlog may know more, and an error inside a known table.
 
 from __future__ import annotations
 
+import os
 import tomllib
 import warnings
 from pathlib import Path
@@ -49,12 +50,12 @@ def read_layers(environ: Mapping[str, str]) -> tuple[Layer, ...]:
         SettingsError: If a file cannot be read or parsed, or has an unknown key in a known table.
     """
     layers = [Layer("environment", _known(environ))]
-    if _DOTENV_FILE.is_file():
+    if is_file(_DOTENV_FILE):
         layers.append(Layer(".env", _known(_read_dotenv(_DOTENV_FILE)), file=".env"))
-    if _TOML_FILE.is_file():
+    if is_file(_TOML_FILE):
         values = _named(_parse(_TOML_FILE, _read(_TOML_FILE)), str(_TOML_FILE))
         layers.append(Layer(_TOML_FILE.name, values, file=_TOML_FILE.name))
-    if _PYPROJECT_FILE.is_file():
+    if is_file(_PYPROJECT_FILE):
         text = _read(_PYPROJECT_FILE)
         # Most have nothing for runlog, and a project's file is not ours to complain about.
         table = _parse(_PYPROJECT_FILE, text).get("tool", {}).get("runlog") if "runlog" in text else None
@@ -81,7 +82,7 @@ def read_profile(home: Path, name: str | None) -> tuple[Layer, Layer] | None:
         SettingsError: If the file is wrong, or has no such profile.
     """
     path = home / PROFILES_FILE
-    document = _parse(path, _read(path)) if path.is_file() else {}
+    document = _parse(path, _read(path)) if is_file(path) else {}
     profiles = _as_table(document.get("profiles", {}), "profiles", str(path))
     chosen = name if name is not None else document.get("active")
     if chosen is None:
@@ -111,6 +112,11 @@ def read_profile(home: Path, name: str | None) -> tuple[Layer, Layer] | None:
         PROFILES_FILE, {"RUNLOG_PROFILE": chosen} if name is None else {}, str(path), of_profile=True
     )
     return choice, Layer(f"profile {chosen!r}", values, file, of_profile=True)
+
+
+def is_file(path: Path) -> bool:
+    """Say whether there is a file that this program may know of: not in a directory that is closed to it."""
+    return os.path.isfile(path)  # noqa: PTH113 - Path.is_file() raises PermissionError there
 
 
 def _known(environ: Mapping[str, str | None]) -> dict[str, Any]:

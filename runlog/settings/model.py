@@ -12,86 +12,29 @@ Settings that Prefect has keep Prefect's name; what only runlog has begins with
 
 from __future__ import annotations
 
-import json
-import logging
-import os
 from collections.abc import Mapping  # noqa: TC003 - pydantic evaluates the annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
-from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, SecretStr, model_validator
+from pydantic import Field, PrivateAttr, SecretStr, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from runlog.exceptions import SettingsError
 from runlog.redaction import MASK, is_sensitive_key, redact_text, register_secret, register_sensitive_key
 from runlog.settings.sources import Layer, LayerSource
-
-# --- values ---------------------------------------------------------------------------------------
-
-
-def parse_level(value: Any) -> str:
-    """Take a level's name in any case, or the number of a level that has a name."""
-    known = logging.getLevelNamesMapping()
-    text = str(value).strip()
-    if text.isdigit() and logging.getLevelName(int(text)) in known:
-        return logging.getLevelName(int(text))
-    for name in (text.upper(), *known):
-        if name in known and name.upper() == text.upper():
-            return name
-    raise ValueError(f"one of {', '.join(sorted(known, key=lambda name: (known[name], name)))}")
-
-
-def _names(value: Any) -> Any:
-    """Take a list, or text with commas."""
-    items = value.split(",") if isinstance(value, str) else value
-    if not isinstance(items, (list, tuple)) or not all(isinstance(item, str) for item in items):
-        raise ValueError("names, separated by commas")
-    return tuple(item.strip() for item in items if item.strip())
-
-
-def _headers(value: Any) -> Any:
-    """Take a mapping, or text that is a JSON object."""
-    expected = 'a JSON object of texts, such as {"X-Team": "data"}'
-    if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except ValueError:
-            raise ValueError(expected) from None
-    if not isinstance(value, dict) or not all(isinstance(item, str) for item in value.values()):
-        raise ValueError(expected)
-    return value
-
-
-def _url(value: str) -> str:
-    """Take an address of HTTP; a slash at its end is cut."""
-    try:
-        parts = urlsplit(value)
-        fine = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        fine = False
-    if not fine:
-        raise ValueError("an address such as http://127.0.0.1:4210/api")
-    return value.rstrip("/")
-
-
-def absolute_path(path: Path) -> Path:
-    """Return *path* with ``~`` replaced, and independent of later changes of the working directory."""
-    try:
-        return Path(os.path.abspath(path.expanduser()))  # noqa: PTH100 - resolve() would follow links
-    except (OSError, RuntimeError) as error:  # the working directory is gone, or there is no such user
-        raise ValueError(f"a path that can be found ({error})") from None
+from runlog.settings.values import URL, FilePath, Headers, Level, Names, Seconds, absolute_path
 
 
 def _default_home() -> Path:
-    return absolute_path(Path("~/.runlog"))
-
-
-Level = Annotated[str, BeforeValidator(parse_level)]
-Names = Annotated[tuple[str, ...], BeforeValidator(_names)]
-Headers = Annotated[dict[str, str], BeforeValidator(_headers)]
-FilePath = Annotated[Path, AfterValidator(absolute_path)]
-URL = Annotated[str, AfterValidator(_url)]
-Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    try:
+        return absolute_path(Path("~/.runlog"))
+    except ValueError as error:
+        raise SettingsError(
+            "RUNLOG_HOME is not set, and this user has no home directory",
+            key="RUNLOG_HOME",
+            expected="the path of a directory",
+            remedy="set RUNLOG_HOME to a directory that this program may write to",
+        ) from error
 
 
 def setting(
@@ -127,6 +70,9 @@ def setting(
         return Field(default_factory=default, description=description, json_schema_extra=extra)
     return Field(default, description=description, json_schema_extra=extra)
 
+
+LEAST_PASSWORD = 8
+"""Characters of a password that is masked wherever it occurs, also without the user's name before it."""
 
 SWITCH = "true or false"
 SECONDS = "a number of seconds, 0 or more"
@@ -414,17 +360,21 @@ class Settings(Block):
         """Keep secrets out of all logs from now on, also those that are only loaded for a while."""
         for key in self.redact_keys:
             register_sensitive_key(key)
-        for secret in (self.api.key, self.api.auth_string, self.server.auth_string):
-            if secret is not None:
-                _register(secret.get_secret_value())
+        if self.api.key is not None:
+            register_secret(self.api.key.get_secret_value())
+        for auth_string in (self.api.auth_string, self.server.auth_string):
+            if auth_string is not None:
+                _register_auth_string(auth_string.get_secret_value())
         _register_headers(self.client.custom_headers)
         return self
 
 
-def _register(value: str) -> None:
+def _register_auth_string(value: str) -> None:
     register_secret(value)
-    if ":" in value:  # user:password; the password alone is a secret, too
-        register_secret(value.partition(":")[2])
+    password = value.partition(":")[2]
+    # The one of "admin:pass", which Prefect's documentation shows, would mask half of "passed" in all lines.
+    if len(password) >= LEAST_PASSWORD:
+        register_secret(password)
 
 
 def _register_headers(headers: Mapping[str, str]) -> None:
