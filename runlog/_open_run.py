@@ -98,7 +98,7 @@ class OpenRun(Generic[RunT]):
 
     Args:
         run: Kept up to date.
-        title: What messages call the run.
+        title: What messages call the run. Not by its name, which every line shows anyway.
         context_of: Makes the context of an attempt.
         where: Place in the program that opened the run.
         first_attempt: Number of the first attempt; `None` if they are not counted.

@@ -536,6 +536,15 @@ def _is_of_this_context(token: Token[Any]) -> bool:
     return True
 
 
+def _after_fork_in_child() -> None:
+    global _environment_lock  # noqa: PLW0603 - a thread of the parent may have held it
+    _environment_lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
 def _default_log_prints() -> bool:
     from runlog.settings import get_current_settings  # noqa: PLC0415 - 300 ms, for runs that are opened only
 

@@ -314,7 +314,7 @@ class flow_run(_RunOpener[FlowRun]):  # noqa: N801 - used like a function, as co
         def context_of(attempt: int | None) -> RunContext:  # noqa: ARG001 - a flow run has no attempts
             return FlowRunContext(run, flow, log_prints=self._log_prints, extra=self._extra)
 
-        return OpenRun(run, f"Flow run {run.name!r} of flow {self.name!r}", context_of, where)
+        return OpenRun(run, f"Flow {self.name!r}", context_of, where)
 
 
 class task_run(_RunOpener[TaskRun]):  # noqa: N801 - used like a function, as contextlib's are
@@ -393,7 +393,7 @@ class task_run(_RunOpener[TaskRun]):  # noqa: N801 - used like a function, as co
 
         return OpenRun(
             run,
-            f"Task run {run.name!r} of task {self.name!r}",
+            f"Task {self.name!r}",
             context_of,
             where,
             first_attempt=self._attempt or (1 if self._retries else None),

@@ -193,7 +193,7 @@ def test_async_functions():
     """A coroutine awaited elsewhere is in the run, is recognised as one, and leaks nothing."""
     with flow() as run:
         carried = carry(fields_async)
-    assert asyncio.iscoroutinefunction(carried) or inspect.iscoroutinefunction(carried)
+    assert inspect.iscoroutinefunction(carried) or asyncio.iscoroutinefunction(carried)
     assert inspect.iscoroutinefunction(type(carried).__call__)
 
     async def main():

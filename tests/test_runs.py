@@ -92,9 +92,9 @@ def test_start_and_end_are_records_of_the_run(collected, clock):
         run.logger.info("in it")
     start, inside, end = collected.records
     assert collected.messages == [
-        f"Flow run '{run.name}' of flow 'nightly-etl' started",
+        "Flow 'nightly-etl' started",
         "in it",
-        f"Flow run '{run.name}' of flow 'nightly-etl' completed in 1.50 s",
+        "Flow 'nightly-etl' completed in 1.50 s",
     ]
     assert collected.events == [
         ("runlog.run.started", "RUNNING"),
@@ -235,7 +235,7 @@ def test_what_becomes_of_a_run(collected, error, state, level, text):
     assert run.state == state
     end = collected.records[-1]
     assert (end.levelname, getattr(end, STATE)) == (level, state)
-    assert end.getMessage() == f"Flow run '{run.name}' of flow 'etl' {text}"
+    assert end.getMessage() == f"Flow 'etl' {text}"
     assert (end.exc_info is not None) == (state == "FAILED")
 
 
@@ -603,8 +603,7 @@ def test_retries(collected, clock, is_async):
     assert clock.slept == [2, 2]
     assert len({run_id for run_id, _ in seen}) == 1
     assert [attempt for _, attempt in seen] == [1, 2, 3]
-    name = collected.records[0].task_run_name
-    title = f"Task run '{name}' of task 'work'"
+    title = "Task 'work'"
     assert collected.messages == [
         f"{title} started, attempt 1 of 3",
         f"{title} failed, attempt 1 of 3, retrying in 2 s: ValueError: bad 1",
