@@ -20,6 +20,7 @@ import functools
 import inspect
 import logging
 import os
+import sys
 import threading
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from runlog.context import RunContext
-    from runlog.settings import Settings
+    from runlog.settings import Settings, SettingsContext
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -136,6 +137,9 @@ class _Origin:
 
     def __init__(self) -> None:
         self.run = current_run_context()
+        # Only `temporary_settings` and the like put settings into a context, so the module is there if they did.
+        module = sys.modules.get("runlog.settings")
+        self._settings: SettingsContext | None = None if module is None else module.SettingsContext.get()
         self._process = process_token()
         # The text is made when it is needed; by then other settings may be in force, or none in that thread.
         self._context = contextvars.copy_context()
@@ -147,14 +151,16 @@ class _Origin:
 
     @contextmanager
     def restored(self) -> Iterator[None]:
-        """Be in the run."""
+        """Be in the run, with the settings that were active."""
         if self._process != process_token():
             # A forked process got here without pickling: it has the run and the settings, perhaps no logging.
             _set_up_logging()
-        if self.run is None:
-            yield
-            return
-        with within(self.run):
+        with ExitStack() as stack:
+            settings = self._settings
+            if settings is not None:
+                stack.enter_context(type(settings)(settings.profile, settings.settings))
+            if self.run is not None:
+                stack.enter_context(within(self.run))
             yield
 
 

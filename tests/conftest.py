@@ -50,4 +50,6 @@ def restored_logging():
 
 
 def _loggers():
-    return [item for item in logging.getLogger().manager.loggerDict.values() if isinstance(item, logging.Logger)]
+    return [
+        item for item in logging.getLogger().manager.loggerDict.values() if isinstance(item, logging.Logger)
+    ]

@@ -519,3 +519,14 @@ assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 """
     environment = os.environ | {"PREFECT_LOGGING_TO_API_ENABLED": "false"}
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60, env=environment)
+
+
+def test_settings_of_the_moment_come_along():
+    """A carried function has the settings that were active where it was carried, in a thread as well."""
+    from runlog.settings import get_current_settings, temporary_settings
+
+    with temporary_settings({"PREFECT_API_URL": "http://127.0.0.1:1/api"}):
+        carried = carry(lambda: get_current_settings().api.url)
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(carried).result() == "http://127.0.0.1:1/api"
+    assert get_current_settings().api.url is None
