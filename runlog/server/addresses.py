@@ -43,6 +43,8 @@ def listen(host: str, port: int) -> socket.socket:
     """
     host = host.strip("[]")
     try:
+        if port not in range(65_536):  # getaddrinfo would take the rest of a division
+            raise OverflowError("a port is a number from 0 to 65535")
         family, kind, protocol, _, address = socket.getaddrinfo(
             host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]

@@ -127,6 +127,7 @@ def run_server(
             return
         from runlog.server.reload import watch  # noqa: PLC0415 - for developers only
 
+        listener.listen()  # connections wait from here on, for the first process and for the next ones
         if on_ready is not None:
             on_ready(url_of(listener))
         watch(options, listener)

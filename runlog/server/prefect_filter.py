@@ -3,7 +3,8 @@ Prefect's filter of logs, as JSON, made into a `LogQuery`.
 
 The rules are those of Prefect 3's server: unknown keys are faults at every level
 of the filter, and not beside it; a part that is there and empty holds for every
-line; an empty list of ids holds for none.
+line; an empty list of ids holds for none. A limit or offset of null is the
+default: Prefect's client sends it where its own server refuses it.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ def query_from_body(body: Any, faults: Faults) -> LogQuery:
     if body.get("limit") is not None:
         limit = faults.integer(body["limit"], ("body", "limit"))
     offset: int | None = 0
-    if "offset" in body:
+    if body.get("offset") is not None:
         offset = faults.integer(body["offset"], ("body", "offset"))
         if offset is not None and offset < 0:
             message = "Input should be greater than or equal to 0"

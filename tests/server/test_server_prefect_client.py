@@ -1,0 +1,90 @@
+"""An unmodified Prefect 3 client stores its lines in runlog, and reads them back as from its own server."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from runlog.server.app import BackgroundServer
+
+REPOSITORY = Path(__file__).parents[2]
+SCRIPT = Path(__file__).with_name("prefect_client.py")
+
+
+def prefect_python():
+    named = os.environ.get("RUNLOG_TEST_PREFECT_PYTHON")
+    own = REPOSITORY / ".venv-prefect" / "bin" / "python"
+    if named:
+        return named
+    return str(own) if own.exists() else None
+
+
+# At import: the fixture that keeps the environment out of tests hides the variable from them.
+PREFECT_PYTHON = prefect_python()
+
+needs_prefect = pytest.mark.skipif(
+    PREFECT_PYTHON is None,
+    reason="no environment with Prefect: neither RUNLOG_TEST_PREFECT_PYTHON nor .venv-prefect",
+)
+
+ALL = [0, 1, 2, 3, 4, 5]
+
+
+def run_client(url, home, **environment):
+    result = subprocess.run(
+        [PREFECT_PYTHON, str(SCRIPT)],
+        env={
+            **os.environ,
+            "PREFECT_HOME": str(home),
+            "PREFECT_API_URL": url,
+            "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "error",
+            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            "DO_NOT_TRACK": "1",
+            **environment,
+        },
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    return json.loads(result.stdout), result.stderr
+
+
+@needs_prefect
+@pytest.mark.parametrize("auth_string", [None, "somebody:secret"])
+def test_prefects_client_gets_what_it_should(tmp_path, auth_string):
+    """Lines of Prefect's handler are found by level, run, time and text, paged, and each once."""
+    environment = {"PREFECT_API_AUTH_STRING": auth_string} if auth_string else {}
+    with BackgroundServer(f"sqlite:///{tmp_path}/runlog.db", auth_string=auth_string) as server:
+        found, errors = run_client(server.url, tmp_path / "prefect", **environment)
+    ids = found.pop("ids")
+    assert len(ids) == 6
+    healthy, version = found.pop("api")
+    assert healthy
+    assert version.startswith("3.")
+    assert found == {
+        "all": ALL,
+        "run": [0, 1, 2, 3],
+        "both runs": ALL,
+        "no run": [],
+        "task run": [1, 2],
+        "level from": [3, 4, 5],
+        "level to": [0, 1],
+        "run and level": [2, 3],
+        "long ago": [],
+        "since the start": ALL,
+        "text": [4],
+        "phrase": [3],
+        "logger": [],
+        "either": [1, 5],
+        "page": [4, 3],
+        "names": ["prefect.flow_runs.probe"],
+        "late": [],
+        "too many": ["PrefectHTTPStatusError", True],
+    }
+    assert "Traceback" not in errors
