@@ -137,7 +137,7 @@ class _Origin:
 
     def __init__(self) -> None:
         self.run = current_run_context()
-        # Only `temporary_settings` and the like put settings into a context, so the module is there if they did.
+        # Only `temporary_settings` and the like put settings into a context: the module is there if they did.
         module = sys.modules.get("runlog.settings")
         self._settings: SettingsContext | None = None if module is None else module.SettingsContext.get()
         self._process = process_token()
