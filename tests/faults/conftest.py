@@ -1,0 +1,34 @@
+"""Fixtures of the fault suite: a real server on a database file, and programs that log."""
+
+from __future__ import annotations
+
+import contextlib
+
+import pytest
+from producers import Group, Producer
+
+from runlog.server.app import BackgroundServer
+
+
+@pytest.fixture
+def database(tmp_path):
+    return tmp_path / "lines.db"
+
+
+@pytest.fixture
+def server(database):
+    with BackgroundServer(str(database)) as server:
+        yield server
+
+
+@pytest.fixture
+def start_producers():
+    """Start programs, three by default; those that still run at the end of the test are killed."""
+    with contextlib.ExitStack() as started:
+
+        def start(api_url, *, number=3, **options):
+            return started.enter_context(
+                Group(Producer(f"producer-{n}", api_url, **options) for n in range(number))
+            )
+
+        yield start

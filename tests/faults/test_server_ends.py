@@ -1,0 +1,132 @@
+"""Servers that stop, are killed, and come back on the same database: nothing lost, doubled or reordered."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+from counting import stored_in
+
+from runlog.server.app import BackgroundServer
+
+FLUSH = 30.0
+"""Seconds for what takes one or two, on a machine that is busy."""
+
+STARTED = "log server at"
+"""What ``runlog server start`` writes once it answers requests."""
+
+
+@pytest.fixture
+def port():
+    """
+    A free port that stays free while no server has it.
+
+    It is below the range from which systems give out ports by themselves, to
+    other tests among others.
+    """
+    for number in random.SystemRandom().sample(range(20_000, 32_000), 100):
+        with contextlib.closing(socket.socket()) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            with contextlib.suppress(OSError):
+                probe.bind(("127.0.0.1", number))
+                return number
+    raise AssertionError("no free port among a hundred")
+
+
+class ServerProcess:
+    """``runlog server start`` in a process of its own, on one port and one database all the time."""
+
+    def __init__(self, port, database):
+        self._command = [sys.executable, "-m", "runlog", "server", "start"]
+        self._command += ["--port", str(port), "--database", str(database)]
+        self.url = f"http://127.0.0.1:{port}/api"
+        self.kills = 0
+        self._start()
+
+    def _start(self):
+        self._process = subprocess.Popen(self._command, stderr=subprocess.PIPE, text=True)
+        assert self._process.stderr is not None
+        line = self._process.stderr.readline()
+        assert STARTED in line, line + self._process.stderr.read()
+
+    def run_for(self, seconds):
+        """Let it serve; fails if it ends by itself."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            raise AssertionError(f"the server ended with {self._process.wait(seconds)}")
+
+    def kill_and_restart(self):
+        self._process.kill()
+        self._process.communicate()
+        self.kills += 1
+        self._start()
+
+    def stop(self):
+        self._process.send_signal(signal.SIGTERM)
+        self._process.communicate()
+        return self._process.returncode
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        if self._process.poll() is None:
+            self._process.kill()
+            self._process.communicate()
+
+
+def test_a_server_that_is_away_for_a_while(port, database, start_producers):
+    """Lines logged before, while and after a server is away are stored, once and in order."""
+    with BackgroundServer(str(database), port=port) as server:
+        producers = start_producers(server.url)
+        producers.ask("log", lines=300)
+        producers.flush(FLUSH)
+    producers.ask("log", lines=300)
+    assert producers.ask("flush", timeout=0.05) == [False, False, False]
+    with BackgroundServer(str(database), port=port):
+        producers.ask("log", lines=300)
+        producers.flush(FLUSH)
+        producers.end()
+    result = producers.count(stored_in(database))
+    assert (result.sent, result.stored) == (2700, 2700)
+    assert (result.lost, result.dropped, result.doubled, result.reordered) == (0, 0, 0, 0)
+
+
+def _kill_loop(port, database, start_producers, *, seconds, shortest, longest, seed):
+    """Kill a server again and again while three producers log all the time; count."""
+    lives = random.Random(seed)
+    with ServerProcess(port, database) as server:
+        producers = start_producers(server.url, send_timeout=2.0, deadline=seconds + 60)
+        producers.post("chatter", pause=0.002)
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            server.run_for(lives.uniform(shortest, longest))
+            server.kill_and_restart()
+        producers.post("flush", timeout=FLUSH)  # ends the chatter
+        producers.answers()
+        assert all(producers.answers()), "not all lines were acknowledged in time"
+        producers.end()
+        assert server.stop() == 0
+    result = producers.count(stored_in(database))
+    print(f"{server.kills} kills: {result}")
+    assert (result.lost, result.dropped, result.doubled, result.reordered) == (0, 0, 0, 0)
+    assert producers.dropped == 0
+    return server.kills
+
+
+def test_a_server_that_is_killed_again_and_again(port, database, start_producers):
+    """What a killed server acknowledged is in its database, which is whole; the rest is sent again."""
+    kills = _kill_loop(port, database, start_producers, seconds=8, shortest=0.3, longest=1.0, seed=7)
+    assert kills >= 3
+
+
+@pytest.mark.soak
+def test_a_server_that_is_killed_for_two_minutes(port, database, start_producers):
+    """The same for two minutes, with lives of one to five seconds."""
+    kills = _kill_loop(port, database, start_producers, seconds=120, shortest=1.0, longest=5.0, seed=8)
+    assert kills >= 20
