@@ -93,9 +93,8 @@ class Producer:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._process.poll() is None:
+        with contextlib.suppress(BrokenPipeError), self._process:
             self._process.kill()
-            self._process.communicate()
 
     def post(self, command: str, **arguments: Any) -> None:
         """Give a command to the program, and do not wait for it."""

@@ -80,6 +80,20 @@ def test_one_answer_in_four(fault, batch_bytes, server, database, start_producer
     assert producers.dropped == 0
 
 
+def test_nothing_but_faults_for_a_while(server, database, start_producers):
+    """An outage in which no answer is right is waited out; after it, all lines are stored, once and in order."""
+    outage = ["503", "cut_after", "hang", "garbage", "401", "late:400"] * 5
+    with FaultProxy(server.url, Plan.first(*outage)) as proxy:
+        producers = start_producers(proxy.url, send_timeout=SEND_TIMEOUT)
+        producers.ask("log", lines=LINES)
+        producers.flush(FLUSH)
+        producers.end()
+    result = producers.count(stored_in(database))
+    print(f"outage: {result}; {dict(proxy.given)}")
+    assert (result.sent, result.stored) == (3 * LINES, 3 * LINES)
+    assert (result.lost, result.dropped, result.doubled, result.reordered) == (0, 0, 0, 0)
+
+
 @pytest.mark.parametrize("fault", ["413", "400"])
 def test_one_refusal_in_four(fault, server, database, start_producers):
     """Refusals that are not meant cost at most lines that are refused alone, each of them counted on both sides."""
@@ -122,6 +136,31 @@ def test_an_answer_that_dribbles_is_given_up(server, database, start_producers):
         # The whole answer takes 20 s and more.
         producers.flush(SEND_TIMEOUT + 5)
         producers.end()
+
+
+@pytest.mark.xfail(
+    strict=True, raises=AssertionError, reason="the thread that sends cannot wait that long, and ends"
+)
+def test_a_pause_that_no_clock_can_hold(server, database, start_producers):
+    """A server that asks to be left alone for 3,000 years does not end delivery by an exception."""
+    with FaultProxy(server.url, Plan.first("429:1e11")) as proxy:
+        producers = start_producers(proxy.url, number=1)
+        producers.ask("log", lines=1)
+        producers.ask("flush", timeout=0.5)
+        producers.end()  # fails on a traceback on stderr
+
+
+@pytest.mark.xfail(
+    strict=True, raises=AssertionError, reason="a success lets the next report through at once"
+)
+def test_a_server_that_comes_and_goes_is_reported_once(server, database, start_producers):
+    """What is the matter is said once a minute at most, also where now and then an answer is right."""
+    with FaultProxy(server.url, Plan.repeating("500", "500", "pass")) as proxy:
+        producers = start_producers(proxy.url, number=1)
+        producers.ask("log", lines=LINES)
+        producers.flush(FLUSH)
+        producers.end()
+    assert producers.producers[0].errors.count("lines cannot be sent") == 1
 
 
 def test_one_bad_record_in_a_thousand(server, database, start_producers):
