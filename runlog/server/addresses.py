@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import socket
+import sys
 
 from runlog.exceptions import SettingsError
 
@@ -42,29 +43,34 @@ def listen(host: str, port: int) -> socket.socket:
         SettingsError: If it cannot be.
     """
     host = host.strip("[]")
+    if port not in range(65_536):  # getaddrinfo would take what is left over
+        raise _cannot_listen(host, port, "a port is a number from 0 to 65535")
     try:
-        if port not in range(65_536):  # getaddrinfo would take the rest of a division
-            raise OverflowError("a port is a number from 0 to 65535")
         family, kind, protocol, _, address = socket.getaddrinfo(
             host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
         listener = socket.socket(family, kind, protocol)
         try:
-            if hasattr(socket, "SO_REUSEADDR") and not hasattr(socket, "SO_EXCLUSIVEADDRUSE"):
+            if (
+                sys.platform != "win32"
+            ):  # pragma: no branch - there the option would let two servers share a port
                 listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind(address)
         except BaseException:
             listener.close()
             raise
-    except (OSError, OverflowError, UnicodeError) as error:
-        raise SettingsError(
-            f"cannot listen on {host}, port {port}: {getattr(error, 'strerror', None) or error}",
-            key="RUNLOG_SERVER_PORT",
-            got=str(port),
-            remedy="choose another with --port, or --port 0 for a free one",
-        ) from error
-    listener.set_inheritable(False)
+    except (OSError, UnicodeError) as error:
+        raise _cannot_listen(host, port, getattr(error, "strerror", None) or str(error)) from error
     return listener
+
+
+def _cannot_listen(host: str, port: int, reason: str) -> SettingsError:
+    return SettingsError(
+        f"cannot listen on {host}, port {port}: {reason}",
+        key="RUNLOG_SERVER_PORT",
+        got=str(port),
+        remedy="choose another with --port, or --port 0 for a free one",
+    )
 
 
 def url_of(listener: socket.socket) -> str:

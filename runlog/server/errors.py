@@ -81,8 +81,6 @@ def invalid_body(error: InvalidBodyError) -> Response:
 
 
 async def _http_exception(_request: Request, error: HTTPException) -> Response:
-    if error.status_code in {204, 304}:
-        return Response(status_code=error.status_code, headers=error.headers)
     return json_response({"detail": error.detail}, error.status_code, error.headers)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import functools
+import json
 
 import pytest
 from server_lines import FLOW, encoded, line
@@ -10,6 +12,8 @@ from server_lines import FLOW, encoded, line
 import runlog
 from runlog._http import ASGITransport, AsyncClient
 from runlog.server.app import create_app
+from runlog.server.errors import InvalidBodyError, invalid_body
+from runlog.server.middleware import BasicAuth, PrefectVersion, SecurityHeaders
 from runlog.server.storage.memory import MemoryStorage
 
 pytestmark = pytest.mark.anyio
@@ -122,6 +126,54 @@ async def test_old_clients_of_prefect_are_refused(client, version, status, detai
     assert response.status_code == status
     if detail is not None:
         assert response.json() == {"detail": detail}
+
+
+async def test_a_client_that_leaves_is_no_error(app):
+    """A request whose client goes away while it sends is over without a word in the log."""
+    sent = []
+
+    async def receive():
+        return {"type": "http.disconnect"}
+
+    async def send(message):
+        sent.append(message)
+
+    path = "/api/runlog/v1/batches"
+    scope = {"type": "http", "method": "POST", "path": path, "raw_path": path.encode(), "query_string": b""}
+    await app({**scope, "headers": [], "root_path": "", "http_version": "1.1"}, receive, send)
+    assert sent[0]["status"] == 400
+
+
+@pytest.mark.parametrize(
+    "middleware", [SecurityHeaders, PrefectVersion, functools.partial(BasicAuth, auth_string="user:password")]
+)
+async def test_what_is_no_http_passes(middleware):
+    """A socket authenticates by its first message, so what guards requests lets it through."""
+    seen = []
+
+    async def inner(scope, receive, send):
+        seen.append(scope)
+        await send({"type": "websocket.close"})
+
+    async def send(message):
+        seen.append(message)
+
+    await middleware(inner)({"type": "websocket"}, None, send)
+    assert seen == [{"type": "websocket"}, {"type": "websocket.close"}]
+
+
+def test_a_body_that_cannot_be_sent_back_is_left_out():
+    """Faults of a body that is nested too deeply to be encoded are told without it."""
+    deep = functools.reduce(lambda inner, _: [inner], range(100_000), [])
+    faults = [{"type": "t", "loc": ["body"], "msg": "m", "input": deep}]
+    response = invalid_body(InvalidBodyError(faults, deep, 10))
+    assert json.loads(response.body) == {
+        "exception_message": "Invalid request received.",
+        "exception_detail": [{"type": "t", "loc": ["body"], "msg": "m", "input": None}],
+        "request_body": None,
+    }
+    while deep:  # taken apart from outside: the interpreter would recurse
+        deep = deep[0]
 
 
 # --- credentials --------------------------------------------------------------------------------------

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import pickle
 import signal
 import socket
 import stat
@@ -19,7 +21,7 @@ from runlog._http import Client, TransportError
 from runlog.discovery import find_local_server
 from runlog.exceptions import SettingsError, StorageError
 from runlog.server.addresses import listen, require_auth, url_of
-from runlog.server.app import BackgroundServer, ServeOptions, run_server
+from runlog.server.app import BackgroundServer, ServeOptions, run_server, serve
 from runlog.server.storage import storage_from_url
 from runlog.server.storage.memory import MemoryStorage
 from runlog.server.storage.sqlite import SQLiteStorage
@@ -84,8 +86,6 @@ def test_a_request_that_is_being_answered_is_finished(tmp_path):
 
     class SlowStorage(MemoryStorage):
         async def append(self, batch, *, observed_ns):
-            import asyncio
-
             entered.set()
             await asyncio.to_thread(release.wait, 10)
             return await super().append(batch, observed_ns=observed_ns)
@@ -219,6 +219,87 @@ def test_the_auth_string_is_a_setting(tmp_path, monkeypatch):
             run_server("0.0.0.0", 0, "nonsense://", tmp_path)
     finally:
         reset_settings_cache()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_serving_and_is_not_raised_again(tmp_path, number):
+    """`run_server` tells its address, is found by its home, and returns after a signal; handlers are as before."""
+    before = signal.getsignal(number)
+    told = []
+
+    def on_ready(url):
+        told.append((url, find_local_server(tmp_path).url))
+        signal.raise_signal(number)
+
+    run_server("127.0.0.1", 0, "memory://", tmp_path, on_ready=on_ready)
+    ((url, found),) = told
+    assert url == found
+    assert signal.getsignal(number) is before
+    assert find_local_server(tmp_path) is None
+
+
+def test_a_server_for_others_asks_for_credentials(tmp_path):
+    """An auth string that is given lets a server listen everywhere, and everyone is asked for it."""
+    statuses = []
+
+    def on_ready(url):
+        def ask():
+            with Client(base_url=url) as client:
+                statuses.append(client.get("/runlog/v1/status").status_code)
+                statuses.append(client.get("/runlog/v1/status", auth=("user", "password")).status_code)
+            signal.raise_signal(signal.SIGINT)
+
+        asker.append(threading.Thread(target=ask))
+        asker[0].start()
+
+    asker = []
+    run_server("0.0.0.0", 0, "memory://", tmp_path, auth_string="user:password", on_ready=on_ready)
+    asker[0].join()
+    assert statuses == [401, 200]
+
+
+def test_a_second_signal_does_not_wait(tmp_path):
+    """Whoever presses Ctrl-C twice does not wait for requests; no one need be told the address."""
+
+    class Impatient(MemoryStorage):
+        async def open(self):
+            asyncio.get_running_loop().call_later(0, self.interrupt)
+
+        def interrupt(self):
+            if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+                asyncio.get_running_loop().call_later(0, self.interrupt)
+                return
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+
+    servers = []
+    with listen("127.0.0.1", 0) as listener:
+        serve(ServeOptions("memory://"), listener, storage=Impatient(), on_server=servers.append)
+    assert servers[0].force_exit
+
+
+def test_reloading_hands_the_socket_on(tmp_path, monkeypatch):
+    """The process that serves gets the socket and the options, both fit to be sent to it."""
+    from runlog.server import reload
+
+    seen = []
+
+    class Watcher:
+        def __init__(self, config, target, sockets):
+            assert config.should_reload
+            self.target = pickle.loads(pickle.dumps(target))
+            self.sockets = sockets
+
+        def run(self):
+            self.target(sockets=self.sockets)
+
+    monkeypatch.setattr(reload, "ChangeReload", Watcher)
+    monkeypatch.setattr(reload, "serve", lambda options, listener: seen.append((options, url_of(listener))))
+    told = []
+    run_server("127.0.0.1", 0, "memory://", tmp_path, reload=True, on_ready=told.append)
+    run_server("127.0.0.1", 0, "memory://", tmp_path, reload=True)
+    assert seen[0] == (ServeOptions("memory://", tmp_path), told[0])
+    assert len(seen) == 2
 
 
 PROGRAM = textwrap.dedent("""

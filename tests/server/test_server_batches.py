@@ -149,6 +149,7 @@ async def test_a_bomb_is_refused(storage, parts):
         (gzip.compress(b"x") + b"junk", "gzip", 400, "the body is not valid gzip"),
         (b"x", "br", 415, "Content-Encoding must be gzip or identity, got 'br'"),
     ],
+    ids=["no gzip", "cut", "junk behind", "other encoding"],
 )
 async def test_a_wrong_encoding_is_refused(client, content, encoding, status, detail):
     """A body that is not what its encoding says is refused with one line."""

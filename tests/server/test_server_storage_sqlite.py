@@ -189,7 +189,10 @@ async def test_a_closed_store_says_so(tmp_path):
         with pytest.raises(StorageError, match="is closed"):
             await messages(storage)
         await storage.open()
+        writer = storage._writer
         await storage.close()
+        with pytest.raises(StorageError, match="is closed"):
+            writer.submit(batch(line()), 1, asyncio.get_running_loop())
 
 
 # --- writing ------------------------------------------------------------------------------------------
@@ -277,16 +280,17 @@ async def test_closing_stores_what_is_queued(tmp_path):
     await storage.open()
     entered, release = threading.Event(), threading.Event()
     hold_first_commit(storage, entered, release)
-    appends = [
-        asyncio.ensure_future(storage.append(batch(line(), producer=f"{n:020x}"), observed_ns=1))
-        for n in range(5)
-    ]
+    first = asyncio.ensure_future(storage.append(batch(line()), observed_ns=1))
     await asyncio.to_thread(entered.wait, 10)
-    closing = asyncio.ensure_future(storage.close())
+    others = [
+        asyncio.ensure_future(storage.append(batch(line(), producer=f"{n:020x}"), observed_ns=1))
+        for n in range(1, 5)
+    ]
     await asyncio.sleep(0)
+    storage._writer._jobs.put(None)  # the end, as `close` puts it, behind the four
     release.set()
-    await closing
-    assert await asyncio.gather(*appends) == [(0, 0)] * 5
+    await storage.close()
+    assert await asyncio.gather(first, *others) == [(0, 0)] * 5
     await storage.open()
     assert len(await messages(storage)) == 5
     await storage.close()

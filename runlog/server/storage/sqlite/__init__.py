@@ -9,6 +9,7 @@ together behind `runlog.server.storage.base.LogStorage`.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sqlite3
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -72,18 +73,14 @@ class SQLiteStorage(LogStorage):
 
     def _open(self) -> None:
         prepare_file(self._path)
-        lock = FileLock(self._path)
-        connection = None
-        try:
-            with storage_errors(self._path):
-                connection = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
-                migrate(connection, self._path)
-                self._writer = Writer(connection, self._path)
-        except BaseException:
-            if connection is not None:
-                connection.close()
-            lock.release()
-            raise
+        with contextlib.ExitStack() as undo, storage_errors(self._path):
+            lock = FileLock(self._path)
+            undo.callback(lock.release)
+            connection = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
+            undo.callback(connection.close)
+            migrate(connection, self._path)
+            self._writer = Writer(connection, self._path)
+            undo.pop_all()
         self._lock = lock
         self._readers = ReaderPool(self._path)
 
