@@ -191,3 +191,10 @@ class Group:
     def dropped(self) -> int:
         """How many lines they say they have dropped. All have ended."""
         return sum(producer.dropped for producer in self.producers)
+
+    @property
+    def timing(self) -> str:
+        """What their log calls took, for people. All have ended."""
+        worst = max(producer.report["worst_call_s"] for producer in self.producers)
+        slow = max(producer.report["p99_call_s"] for producer in self.producers)
+        return f"a call took {slow * 1e6:.0f} us (99 %), {worst * 1e3:.1f} ms at worst"

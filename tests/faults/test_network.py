@@ -74,7 +74,7 @@ def test_one_answer_in_four(fault, batch_bytes, server, database, start_producer
     assert proxy.given[fault.partition(":")[0]] >= 10
     assert (proxy.elsewhere.contacts, proxy.elsewhere.authorizations) == (0, [])
     result = producers.count(stored_in(database))
-    print(f"{fault}: {result}; {dict(proxy.given)}")
+    print(f"{fault}: {result}; {producers.timing}; {dict(proxy.given)}")
     assert (result.sent, result.stored) == (3 * LINES, 3 * LINES)
     assert (result.lost, result.dropped, result.doubled, result.reordered) == (0, 0, 0, 0)
     assert producers.dropped == 0
@@ -89,7 +89,7 @@ def test_nothing_but_faults_for_a_while(server, database, start_producers):
         producers.flush(FLUSH)
         producers.end()
     result = producers.count(stored_in(database))
-    print(f"outage: {result}; {dict(proxy.given)}")
+    print(f"outage: {result}; {producers.timing}; {dict(proxy.given)}")
     assert (result.sent, result.stored) == (3 * LINES, 3 * LINES)
     assert (result.lost, result.dropped, result.doubled, result.reordered) == (0, 0, 0, 0)
 
@@ -104,7 +104,7 @@ def test_one_refusal_in_four(fault, server, database, start_producers):
         producers.end()
     assert proxy.given[fault] >= 10
     result = producers.count(stored_in(database))
-    print(f"{fault}: {result}; {dict(proxy.given)}")
+    print(f"{fault}: {result}; {producers.timing}; {dict(proxy.given)}")
     assert result.sent == 3 * LINES
     assert (result.lost, result.doubled, result.reordered) == (result.dropped, 0, 0)
     assert producers.dropped == result.dropped
@@ -177,7 +177,7 @@ def test_one_bad_record_in_a_thousand(server, database, start_producers):
         producers.end()
     stored = stored_in(database)
     result = producers.count(stored)
-    print(f"422: {result}; {dict(proxy.given)}")
+    print(f"422: {result}; {producers.timing}; {dict(proxy.given)}")
     missing = {text for producer in producers.producers for text in producer.sent} - {
         line.message for line in stored.lines
     }
@@ -204,7 +204,9 @@ def _assert_mixed(proxy, producers, database, peaks):
     producers.end()
     result = producers.count(stored_in(database))
     grown = [p.report["peak_bytes"] - before for p, before in zip(producers.producers, peaks, strict=True)]
-    print(f"mixed: {result}; {dict(proxy.given)}; grown by {[g >> 20 for g in grown]} MiB")
+    print(
+        f"mixed: {result}; {producers.timing}; {dict(proxy.given)}; grown by {[g >> 20 for g in grown]} MiB"
+    )
     assert proxy.given["pass"] < 0.8 * proxy.requests
     assert (result.lost, result.dropped, result.doubled, result.reordered) == (0, 0, 0, 0)
     assert producers.dropped == 0

@@ -108,7 +108,7 @@ def _kill_loop(port, database, start_producers, *, kills, shortest, longest, see
         producers.end()
         assert server.stop() == 0
     result = producers.count(stored_in(database))
-    print(f"{kills} kills: {result}")
+    print(f"{kills} kills: {result}; {producers.timing}")
     assert (result.lost, result.dropped, result.doubled, result.reordered) == (0, 0, 0, 0)
     assert producers.dropped == 0
 
