@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 
 import pytest
+
+from runlog import redaction
 
 
 @pytest.fixture
@@ -20,6 +23,25 @@ def isolated_environment(monkeypatch, tmp_path):
         if name.startswith(("PREFECT_", "RUNLOG_", "OTEL_")) or name in {"NO_COLOR", "FORCE_COLOR"}:
             monkeypatch.delenv(name)
     monkeypatch.setenv("RUNLOG_HOME", str(tmp_path / "runlog-home"))
+    _forget_settings()
+    yield
+    _forget_settings()
+
+
+def _forget_settings():
+    """Settings are loaded once a process; each test has an environment of its own."""
+    settings = sys.modules.get("runlog.settings")
+    if settings is not None:
+        settings.reset_settings_cache()
+
+
+@pytest.fixture(autouse=True)
+def restored_registries(monkeypatch):
+    """Secrets and level names that a test registers are forgotten with it."""
+    monkeypatch.setattr(redaction, "_values", redaction._values)
+    monkeypatch.setattr(redaction, "_names", redaction._names)
+    monkeypatch.setattr(logging, "_levelToName", dict(logging._levelToName))
+    monkeypatch.setattr(logging, "_nameToLevel", dict(logging._nameToLevel))
 
 
 @pytest.fixture(autouse=True)
