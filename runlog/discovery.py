@@ -12,9 +12,10 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import sys
 import time
 from typing import TYPE_CHECKING, NamedTuple
+
+from runlog._locks import lock_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -77,7 +78,7 @@ def find_local_server(home: Path) -> LocalServer | None:
     except (OSError, ValueError, TypeError, KeyError):
         return None
     try:
-        return None if _lock(lock) else found
+        return None if lock_file(lock) else found
     finally:
         os.close(lock)
 
@@ -85,30 +86,8 @@ def find_local_server(home: Path) -> LocalServer | None:
 def _lock_soon(descriptor: int) -> bool:
     """Take the lock, past the moment for which a reader that looks whether it is free may hold it."""
     deadline = time.monotonic() + 0.5
-    while not _lock(descriptor):
+    while not lock_file(descriptor):
         if time.monotonic() > deadline:
             return False
         time.sleep(0.01)
     return True
-
-
-if sys.platform == "win32":  # pragma: no cover - the lock of another system
-    import msvcrt
-
-    def _lock(descriptor: int) -> bool:
-        try:
-            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
-        except OSError:
-            return False
-        return True
-
-else:
-    import fcntl
-
-    def _lock(descriptor: int) -> bool:
-        """Take the lock, which closing the descriptor gives back; `False` if another process has it."""
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            return False
-        return True

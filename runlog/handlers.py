@@ -13,7 +13,10 @@ import logging
 import os
 import threading
 import warnings
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import msgspec
 
 from runlog import delivery
 from runlog.context import current_run_fields
@@ -262,7 +265,11 @@ class APILogHandler(logging.Handler):
             elif self._own:
                 worker = self._own[0]
             else:
-                worker = DeliveryWorker(self._transport or self._client_transport(settings), limits)
+                transport = self._transport or self._client_transport(settings)
+                resource = msgspec.json.encode(self._resource(settings))
+                # Nobody else could send what such a transport leaves, so it leaves nothing.
+                limits = replace(limits, durability="memory")
+                worker = DeliveryWorker(transport, limits, resource=resource)
                 lifecycle.watch(worker)
                 self._own.append(worker)
             self._has_service = bool(name)
@@ -281,6 +288,8 @@ class APILogHandler(logging.Handler):
             shutdown_timeout=bounds.shutdown_timeout
             if self._shutdown_timeout is None
             else self._shutdown_timeout,
+            durability=settings.durability,
+            max_spool_bytes=bounds.max_spool_bytes,
         )
 
     def _target(self, settings: Settings) -> Target:
@@ -311,7 +320,6 @@ class APILogHandler(logging.Handler):
             self._api_url or settings.api.url,
             home=settings.home,
             headers=settings.client.custom_headers,
-            resource=self._resource(settings),
             client=self._client,
         )
 

@@ -413,6 +413,17 @@ def encode_event(event: LogEvent, max_bytes: int) -> bytes:
     return _encode_cut(event, max_bytes)
 
 
+def shorten_encoded(encoded: bytes, max_bytes: int) -> bytes:
+    """
+    Return an event that `encode_event` made, cut to *max_bytes*.
+
+    Args:
+        encoded: One JSON object in UTF-8.
+        max_bytes: At least 4096.
+    """
+    return encode_event(msgspec.json.decode(encoded, type=LogEvent), max_bytes)
+
+
 def _clean(event: LogEvent) -> LogEvent:
     values = {
         name: normalise(getattr(event, name)) for name in LogEvent.__struct_fields__ if name != "exception"

@@ -14,7 +14,10 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from runlog.delivery import lifecycle
+from runlog.delivery.spool import spool_directory
 from runlog.delivery.transport import HTTPTransport, InMemoryTransport, Transport
 from runlog.delivery.worker import DeliveryWorker, Limits, WhenFull
 
@@ -54,6 +57,11 @@ class Target:
     resource: tuple[tuple[str, str], ...] = ()
     """OpenTelemetry resource attributes, sorted by name."""
 
+    @property
+    def spool(self) -> Path | None:
+        """The directory in which events wait for this target; `None` without a home."""
+        return None if self.home is None else spool_directory(self.home, self.api_url)
+
 
 @dataclass(slots=True)
 class _Shared:
@@ -79,9 +87,10 @@ def acquire_worker(target: Target, limits: Limits) -> DeliveryWorker:
                 target.api_url,
                 home=target.home,
                 headers=dict(target.headers),
-                resource=dict(target.resource),
             )
-            shared = _by_target[target, limits] = _Shared(DeliveryWorker(transport, limits))
+            resource = msgspec.json.encode(dict(target.resource))
+            worker = DeliveryWorker(transport, limits, spool=target.spool, resource=resource)
+            shared = _by_target[target, limits] = _Shared(worker)
             lifecycle.watch(shared.worker)
         shared.users += 1
         return shared.worker

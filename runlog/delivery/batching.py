@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from runlog.records import DropMarker
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
 MAX_BATCH_EVENTS = 10_000
 """Most events in one batch: the server commits a batch in one transaction, and others wait for it."""
@@ -63,6 +63,20 @@ class Batch:
         """What the events count for against the bounds of the queue."""
         return sum(map(len, self.events)) + EVENT_OVERHEAD_BYTES * len(self.events)
 
+    def in_order(self) -> Iterator[tuple[int, bytes | None, DropMarker | None]]:
+        """Yield ``(seq, event, None)`` for each event and ``(seq, None, marker)`` for each marker, in order."""
+        events = iter(self.events)
+        markers = {marker.seq: marker for marker in self.dropped}
+        seq, behind = self.first_seq, self.last_seq + 1
+        while seq < behind:
+            marker = markers.get(seq)
+            if marker is None:
+                yield seq, next(events), None
+                seq += 1
+            else:
+                yield seq, None, marker
+                seq += marker.count
+
     def split(self) -> tuple[Batch, Batch]:
         """
         Return the two halves of a batch that has more than one event.
@@ -85,8 +99,7 @@ class Batch:
         """Return a batch of the same range in which every event is marked as dropped."""
         if not self.events:
             return self
-        covered = {m.seq + i for m in self.dropped for i in range(m.count)}
-        missing = (seq for seq in range(self.first_seq, self.last_seq + 1) if seq not in covered)
+        missing = (seq for seq, event, _ in self.in_order() if event is not None)
         markers = sorted([*self.dropped, *_markers(missing, reason)], key=lambda marker: marker.seq)
         return Batch(self.first_seq, (), tuple(markers))
 
@@ -279,7 +292,32 @@ class Batcher:
             self._oldest_at = None
         return batch
 
-    def settle(self, batch: Batch) -> None:
-        """Let go of the events of a batch, or of a part of one, that was taken."""
-        self._in_flight_bytes -= batch.held_bytes
-        self._held -= len(batch.events)
+    def settle(self, events: int, held_bytes: int) -> None:
+        """Let go of so many events, of so many bytes, that were taken."""
+        self._in_flight_bytes -= held_bytes
+        self._held -= events
+
+    # What a queue on disk has to do, and one in memory has not.
+
+    @property
+    def drop_reason(self) -> str:
+        """Why an event for which there is no room is dropped."""
+        return "queue_full"
+
+    @property
+    def survives(self) -> bool:
+        """Whether what is held outlives the process."""
+        return False
+
+    def acknowledged(self, seq: int) -> None:
+        """Do nothing: what was taken is not held any more."""
+
+    def unsynced(self) -> list[int]:
+        """Return no file descriptors."""
+        return []
+
+    def close(self, acked_seq: int) -> None:
+        """Do nothing."""
+
+    def abandon(self) -> None:
+        """Do nothing: what a fork inherits of memory is its own."""

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
     from runlog.delivery.worker import DeliveryWorker
 
+BACKLOG_SECONDS = 1.0
+"""Most seconds that the end of a program spends on what other processes left behind."""
+
 _workers: set[DeliveryWorker] = set()
 _lock = threading.Lock()
 _fork_lock = threading.Lock()
@@ -97,7 +100,10 @@ def workers() -> list[DeliveryWorker]:
 def drain() -> None:
     """Deliver what waits, all workers within one deadline; say what is left. Idempotent."""
     for worker in workers():
-        if not worker.flush(remaining_time(worker.limits.shutdown_timeout)):
+        if worker.flush(remaining_time(worker.limits.shutdown_timeout)):
+            worker.send_backlogs(min(BACKLOG_SECONDS, remaining_time(worker.limits.shutdown_timeout)))
+            worker.tidy()
+        else:
             worker.report_undelivered()
 
 

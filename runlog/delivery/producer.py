@@ -15,9 +15,11 @@ from runlog.records import new_producer_id
 
 @dataclass(frozen=True, slots=True)
 class Producer:
-    """The identity under which this process sends to one target."""
+    """The identity under which events go to a target."""
 
     id: str = field(default_factory=new_producer_id)
     """20 lower-case hex digits."""
     pid: int = field(default_factory=os.getpid)
     """The process that it belongs to."""
+    resource: bytes = b"{}"
+    """OpenTelemetry resource attributes of that process, as one JSON object."""

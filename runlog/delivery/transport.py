@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from runlog._http import Client
     from runlog.delivery.batching import Batch
+    from runlog.delivery.producer import Producer
 
 CONNECT_TIMEOUT = 3.0
 """Seconds until a connection must stand: a host that drops packets is found out soon."""
@@ -49,12 +50,12 @@ class Transport(Protocol):
     def target(self) -> str | None:
         """Where batches go now, for people; `None` while there is nowhere to send them."""
 
-    def send(self, producer: str, batch: Batch, *, timeout: float) -> Answer:
+    def send(self, producer: Producer, batch: Batch, *, timeout: float) -> Answer:
         """
         Send one batch and wait for the answer.
 
         Args:
-            producer: The id of the sending process.
+            producer: Whose events they are.
             batch: What to send.
             timeout: Seconds after which to give up.
         """
@@ -66,18 +67,18 @@ class Transport(Protocol):
         """Let go of connections that a fork inherited, without a word on them: they are the parent's."""
 
 
-def encode_batch(producer: str, batch: Batch, resource: bytes) -> bytes:
+def encode_batch(producer: Producer, batch: Batch) -> bytes:
     """
     Return the body of ``POST /api/runlog/v1/batches``.
 
     The events are encoded already, so they are joined and not encoded again.
 
     Args:
-        producer: 20 hex digits.
+        producer: Whose events they are.
         batch: What to send.
-        resource: The resource attributes as one JSON object.
     """
-    parts = [f'{{"producer":"{producer}","first_seq":{batch.first_seq},"resource":'.encode(), resource]
+    head = f'{{"producer":"{producer.id}","first_seq":{batch.first_seq},"resource":'
+    parts = [head.encode(), producer.resource]
     if batch.dropped:
         parts += [b',"dropped":', msgspec.json.encode(batch.dropped)]
     parts += [b',"events":[', b",".join(batch.events), b"]}"]
@@ -97,7 +98,6 @@ class HTTPTransport:
             looks for the server that runs on this machine, before each batch.
         home: ``RUNLOG_HOME``, where such a server is looked for.
         headers: Sent with each request; ``Authorization`` among them.
-        resource: OpenTelemetry resource attributes of this process.
         client: A client to use instead of one of our own; it is not closed.
     """
 
@@ -107,13 +107,11 @@ class HTTPTransport:
         *,
         home: Path | None = None,
         headers: Mapping[str, str] | None = None,
-        resource: Mapping[str, Any] | None = None,
         client: Client | None = None,
     ) -> None:
         self._api_url = api_url.rstrip("/") if api_url else None
         self._home = home
         self._headers = dict(headers or {})
-        self._resource = msgspec.json.encode(dict(resource or {}))
         self._given_client = client
         self._client: Client | None = None
 
@@ -130,7 +128,7 @@ class HTTPTransport:
         server = find_local_server(self._home)
         return server.url.rstrip("/") if server else None
 
-    def send(self, producer: str, batch: Batch, *, timeout: float) -> Answer:
+    def send(self, producer: Producer, batch: Batch, *, timeout: float) -> Answer:
         """Post one batch and read the answer."""
         target = self.target
         if target is None:
@@ -139,7 +137,7 @@ class HTTPTransport:
         try:
             response = client.post(
                 target + BATCHES_PATH,
-                content=encode_batch(producer, batch, self._resource),
+                content=encode_batch(producer, batch),
                 headers={"Content-Type": "application/json", **self._headers},
                 timeout=http.Timeout(timeout, connect=min(timeout, CONNECT_TIMEOUT)),
             )
@@ -230,7 +228,7 @@ class InMemoryTransport:
     sends: int = 0
     """How many batches were sent, stored or not."""
 
-    def send(self, producer: str, batch: Batch, *, timeout: float) -> Answer:  # noqa: ARG002 - nothing to wait for
+    def send(self, producer: Producer, batch: Batch, *, timeout: float) -> Answer:  # noqa: ARG002 - nothing to wait for
         """Store the batch, or give the next answer of `answers`."""
         self.sends += 1
         if self.answers:
@@ -238,14 +236,14 @@ class InMemoryTransport:
             if isinstance(answer, BaseException):
                 raise answer
             return answer
-        decoded = decode_batch(encode_batch(producer, batch, b"{}"))
-        expected = self.next_seqs.get(producer, 0)
+        decoded = decode_batch(encode_batch(producer, batch))
+        expected = self.next_seqs.get(producer.id, 0)
         if decoded.first_seq > expected:
             return Answer(409, expected=expected, detail=f"HTTP 409 expected seq {expected}")
         if decoded.last_seq >= expected:
             self.batches.append(decoded)
-            self.next_seqs[producer] = decoded.last_seq + 1
-        return Answer(200, acked=self.next_seqs.get(producer, 0) - 1)
+            self.next_seqs[producer.id] = decoded.last_seq + 1
+        return Answer(200, acked=self.next_seqs.get(producer.id, 0) - 1)
 
     @property
     def messages(self) -> list[str]:

@@ -25,18 +25,36 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from runlog.delivery import lifecycle
 from runlog.delivery.batching import Batcher
+from runlog.delivery.lane import Lane
 from runlog.delivery.producer import Producer
-from runlog.delivery.retry import Answer, Backoff, Verdict, judge
+from runlog.delivery.retry import Answer, Backoff, Verdict
+from runlog.delivery.segments import sync_and_close
+from runlog.delivery.spool import Backlog, SpoolQueue, adopt, write_dead_letter
 from runlog.delivery.transport import TOTAL_TIMEOUT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
-    from runlog.delivery.batching import Batch
+    from runlog.delivery.lane import Outcome
     from runlog.delivery.transport import Transport
 
 WhenFull = Literal["block", "drop_oldest", "drop_newest"]
 """What becomes of an event for which the queue has no room."""
+
+Durability = Literal["memory", "spool", "sync"]
+"""
+What an event survives once its call has returned.
+
+``memory``: a normal end of the program. ``spool``: also a kill of the process.
+``sync``: what `DeliveryWorker.flush` confirmed survives a power cut as well.
+"""
+
+ADOPTION_INTERVAL = 30.0
+"""Seconds between two looks for what other processes left behind."""
+
+SYNC_INTERVAL = 0.5
+"""Longest time until a line survives a power cut with ``sync``, in seconds, without a flush."""
 
 REPORT_INTERVAL = 60.0
 """Least seconds between two reports of one kind on stderr."""
@@ -58,6 +76,8 @@ class Limits:
     """Longest time that a log call waits for room, in seconds, with ``block``."""
     shutdown_timeout: float = 5.0
     """Longest time that the end of the program waits for delivery, in seconds."""
+    durability: Durability = "memory"
+    max_spool_bytes: int = 1024 * 1024 * 1024
 
 
 class DeliveryWorker:
@@ -70,6 +90,8 @@ class DeliveryWorker:
     Args:
         transport: Where batches go.
         limits: Bounds and policies.
+        spool: Directory of this target's segments; `None` holds everything in memory.
+        resource: OpenTelemetry resource attributes of this process, as one JSON object.
         backoff: Waiting times between tries.
         clock: Monotonic seconds.
         sleep: Waits that many seconds, in a thread that drains.
@@ -82,6 +104,8 @@ class DeliveryWorker:
         transport: Transport,
         limits: Limits | None = None,
         *,
+        spool: Path | None = None,
+        resource: bytes = b"{}",
         backoff: Backoff | None = None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
@@ -89,6 +113,8 @@ class DeliveryWorker:
     ) -> None:
         self._transport = transport
         self.limits = limits or Limits()
+        self._spool = spool if self.limits.durability != "memory" else None
+        self._resource = resource
         self._backoff = backoff or Backoff()
         self._clock = clock
         self._sleep = sleep
@@ -97,19 +123,17 @@ class DeliveryWorker:
 
     def _reset(self) -> None:
         """Make everything that a fork must not inherit: locks, identity, queue, thread."""
-        limits = self.limits
         # Re-entrant, because a finalizer or a signal handler may log while this thread holds it; see `put`.
         self._lock = threading.RLock()
         self._reentered: deque[bytes] = deque()
-        self._producer = Producer()
-        self._batcher = Batcher(
-            max_batch_bytes=limits.max_batch_bytes,
-            batch_interval=limits.batch_interval,
-            max_queue_bytes=limits.max_queue_bytes,
-        )
+        self._producer = Producer(resource=self._resource)
+        self._queue = self._new_queue()
+        self._lane = Lane(self._producer, self._queue)
+        self._backlogs: deque[tuple[Lane, Backlog]] = deque()
+        self._look_for_backlogs_at = float("-inf")
+        self._is_turn_of_backlog = False
         # Whoever holds this sends: the worker's thread, or a thread that drains.
         self._send_lock = threading.Lock()
-        self._outgoing: deque[Batch] = deque()
         self._failures = 0
         self._retry_at = float("-inf")
         self._progress = threading.Condition()
@@ -127,8 +151,26 @@ class DeliveryWorker:
         self._last_error = ""
         self._reported_at: dict[str, float] = {}
 
+    def _new_queue(self) -> Batcher | SpoolQueue:
+        limits = self.limits
+        if self._spool is None:
+            return Batcher(
+                max_batch_bytes=limits.max_batch_bytes,
+                batch_interval=limits.batch_interval,
+                max_queue_bytes=limits.max_queue_bytes,
+            )
+        return SpoolQueue(
+            self._spool,
+            self._producer,
+            max_batch_bytes=limits.max_batch_bytes,
+            batch_interval=limits.batch_interval,
+            max_spool_bytes=limits.max_spool_bytes,
+            max_queue_bytes=limits.max_queue_bytes,
+            report=self._report,
+        )
+
     def __repr__(self) -> str:
-        return f"<DeliveryWorker to {self._transport!r}: {self._batcher!r}>"
+        return f"<DeliveryWorker to {self._transport!r}: {self._queue!r}>"
 
     # --- taking events in ---
 
@@ -163,7 +205,7 @@ class DeliveryWorker:
             taken, wake = self._admit_later(event)
         if wake and background:
             self._wake_up()
-        if not taken or self._told_of_drops < self._dropped["queue_full"]:
+        if not taken or self._told_of_drops < self._dropped_for_room:
             self._tell_of_drops()
         return taken
 
@@ -172,12 +214,20 @@ class DeliveryWorker:
         if self._thread is None:
             self._start()
 
+    @property
+    def _dropped_for_room(self) -> int:
+        return self._dropped["queue_full"] + self._dropped["spool_full"]
+
     def _tell_of_drops(self) -> None:
-        self._told_of_drops = self._dropped["queue_full"]
+        self._told_of_drops = self._dropped_for_room
+        full = (
+            f"the spool of {self.limits.max_spool_bytes} bytes"
+            if self._queue.drop_reason == "spool_full"
+            else f"the queue of {self.limits.max_queue_bytes} bytes"
+        )
         self._report(
-            "queue_full",
-            f"the queue of {self.limits.max_queue_bytes} bytes is full: "
-            f"{self._told_of_drops} lines were dropped so far, and the server will be told",
+            "full",
+            f"{full} is full: {self._told_of_drops} lines were dropped so far, and the server will be told",
         )
 
     def _admit(self, event: bytes, *, final: bool = False) -> tuple[bool | None, bool]:
@@ -188,16 +238,17 @@ class DeliveryWorker:
             Whether it was taken, `None` if the caller should wait for room; and
             whether the sender must be woken.
         """
-        batcher = self._batcher
+        waiting = self._queue
         now = self._clock()
-        if batcher.has_room(len(event)):
+        if waiting.has_room(len(event)):
             self._accepted += 1
-            return True, batcher.add(event, now=now)
+            return True, waiting.add(event, now=now)
         if self.limits.when_full == "drop_oldest":
-            self._dropped["queue_full"] += batcher.drop_oldest(len(event), "queue_full")
-            if batcher.has_room(len(event)):
+            reason = waiting.drop_reason
+            self._dropped[reason] += waiting.drop_oldest(len(event), reason)
+            if waiting.has_room(len(event)):
                 self._accepted += 1
-                return True, batcher.add(event, now=now)
+                return True, waiting.add(event, now=now)
             # All that is held is in flight.
         elif self.limits.when_full == "block" and self._may_wait() and not final:
             return None, False
@@ -209,16 +260,17 @@ class DeliveryWorker:
         while self._reentered:
             event = self._reentered.popleft()
             now = self._clock()
-            if self._batcher.has_room(len(event)):
+            if self._queue.has_room(len(event)):
                 self._accepted += 1
-                wake |= self._batcher.add(event, now=now)
+                wake |= self._queue.add(event, now=now)
             else:
                 wake |= self._drop_new(now)[1]
         return wake
 
     def _drop_new(self, now: float) -> tuple[bool, bool]:
-        self._dropped["queue_full"] += 1
-        return False, self._batcher.add_dropped("queue_full", now=now)
+        reason = self._queue.drop_reason
+        self._dropped[reason] += 1
+        return False, self._queue.add_dropped(reason, now=now)
 
     def _may_wait(self) -> bool:
         """
@@ -272,10 +324,13 @@ class DeliveryWorker:
 
     def _run(self, generation: int) -> None:
         self._sender_ident = threading.get_ident()
+        syncs = self.limits.durability == "sync"
         while self._generation == generation:
             try:
                 with self._send_lock:
                     pause = self._step(TOTAL_TIMEOUT)
+                if syncs and self._sync():
+                    pause = SYNC_INTERVAL if pause is None else min(pause, SYNC_INTERVAL)
             except Exception as error:  # a defect of ours must not end delivery
                 self._failed(Answer(None, detail=f"{type(error).__name__}: {error}"))
                 pause = self._backoff.maximum
@@ -295,70 +350,69 @@ class DeliveryWorker:
         now = self._clock()
         if now < self._retry_at:
             return self._retry_at - now
-        if not self._outgoing:
-            with self._lock:
-                self._admit_reentered()
-                due = self._batcher.next_due()
-                if due is None:
-                    return None
-                if due > now and self._flush_seq < self._batcher.first_seq:
-                    return due - now
-            if self._transport.target is None:
-                self._sendable = False
-                self._last_error = "no log server is running on this machine"
-                self._retry_at = now + NOWHERE_INTERVAL
-                return NOWHERE_INTERVAL
-            self._sendable = True
-            with self._lock:
-                batch = self._batcher.take()
-            assert batch is not None, "what is due is there to be taken by whoever holds the send lock"
-            self._outgoing.append(batch)
-        self._send(self._outgoing[0], timeout)
+        with self._lock:
+            self._admit_reentered()
+            due = float("-inf") if self._lane.is_sending else self._queue.next_due()
+            if due is not None and self._flush_seq >= self._queue.first_seq:
+                due = float("-inf")
+        is_due = due is not None and due <= now
+        if self._spool is not None and (is_due or self._backlogs or now >= self._look_for_backlogs_at):
+            self._look_for_backlogs(now)
+        if not is_due and not self._backlogs:
+            return None if due is None else due - now
+        if self._transport.target is None:
+            self._sendable = False
+            self._last_error = "no log server is running on this machine"
+            self._retry_at = now + NOWHERE_INTERVAL
+            return NOWHERE_INTERVAL
+        self._sendable = True
+        # In turns, so that what others left behind holds up no live line, nor the other way round.
+        self._is_turn_of_backlog = bool(self._backlogs) and not (is_due and self._is_turn_of_backlog)
+        if self._is_turn_of_backlog:
+            self._send_backlog(timeout)
+        else:
+            self._send_own(timeout)
         return max(0.0, self._retry_at - self._clock())
 
-    def _send(self, batch: Batch, timeout: float) -> None:
-        answer = self._transport.send(self._producer.id, batch, timeout=timeout)
-        verdict = judge(answer, last_seq=batch.last_seq)
-        if verdict is Verdict.RESUME and not 0 <= (answer.expected or 0) < batch.first_seq:
-            verdict = Verdict.RETRY
-        if verdict is Verdict.RETRY:
-            self._failed(answer)
-            return
-        self._outgoing.popleft()
-        if verdict is Verdict.ACKED:
-            self._succeeded(batch)
-        elif verdict is Verdict.RESUME:
-            # The server's store is not the one that acknowledged the events before.
-            missing = batch.starting_at(answer.expected or 0, "acknowledged_elsewhere")
-            self._outgoing.appendleft(missing)
-            self._report(
-                "resume", f"{self._transport.target} has forgotten lines of this process; continuing"
-            )
-        elif len(batch.events) > 1:
-            self._outgoing.extendleft(reversed(batch.split()))
-        elif batch.events:
-            with self._lock:
-                self._dropped["rejected"] += 1
-                self._batcher.settle(batch)
-            self._report(
-                "rejected", f"the server refused a line, which is dropped and counted: {answer.detail}"
-            )
-            self._outgoing.appendleft(batch.without_events("rejected"))
-        else:
-            self._outgoing.appendleft(batch)
-            self._failed(answer)
-
-    def _succeeded(self, batch: Batch) -> None:
-        if self._failures:
-            self._reported_at.pop("unreachable", None)
-        self._failures = 0
-        self._retry_at = float("-inf")
-        self._last_error = ""
+    def _send_own(self, timeout: float) -> None:
         with self._lock:
-            self._batcher.settle(batch)
-        with self._progress:
-            self._acked_seq = batch.last_seq
-            self._progress.notify_all()
+            batch = self._lane.next_batch()
+        assert batch is not None, "what is due is there to be taken by whoever holds the send lock"
+        answer = self._transport.send(self._producer, batch, timeout=timeout)
+        with self._lock:
+            outcome = self._lane.answered(answer)
+        self._note(answer, outcome, self._producer)
+        if outcome.acked is not None:
+            with self._progress:
+                self._acked_seq = outcome.acked
+                self._progress.notify_all()
+
+    def _note(self, answer: Answer, outcome: Outcome, producer: Producer) -> None:
+        """Take note of what an answer means for the target, whoever's batch it was for."""
+        if outcome.verdict is Verdict.RETRY:
+            self._failed(answer)
+        elif outcome.verdict is Verdict.ACKED:
+            if self._failures:
+                self._reported_at.pop("unreachable", None)
+            self._failures = 0
+            self._retry_at = float("-inf")
+            self._last_error = ""
+        elif outcome.verdict is Verdict.RESUME:
+            self._report("resume", f"{self._transport.target} has forgotten lines that it had; continuing")
+        if outcome.rejected is not None:
+            self._dropped["rejected"] += 1
+            kept = self._bury(producer, *outcome.rejected, answer.detail)
+            self._report("rejected", f"the server refused a line, which is counted{kept}: {answer.detail}")
+
+    def _bury(self, producer: Producer, seq: int, event: bytes, detail: str) -> str:
+        """Keep a refused event in a file, for people to look at; returns what to say of it."""
+        if self._spool is None:
+            return " and dropped"
+        try:
+            path = write_dead_letter(self._spool, producer.id, seq, event, detail)
+        except OSError:
+            return " and dropped"
+        return f" and kept in {path}"
 
     def _failed(self, answer: Answer) -> None:
         self._failures += 1
@@ -373,6 +427,36 @@ class DeliveryWorker:
             )
         with self._progress:
             self._progress.notify_all()
+
+    def _sync(self) -> bool:
+        """Let what was taken survive a power cut; returns whether there was anything."""
+        with self._lock:
+            descriptors = self._queue.unsynced()
+        for descriptor in descriptors:
+            try:
+                sync_and_close(descriptor)
+            except OSError as error:
+                self._report("sync", f"the spool {self._spool} cannot be synced: {error.strerror}")
+        return bool(descriptors)
+
+    # --- what other processes left behind ---
+
+    def _look_for_backlogs(self, now: float) -> None:
+        if self._spool is None or now < self._look_for_backlogs_at:
+            return
+        self._look_for_backlogs_at = now + ADOPTION_INTERVAL
+        for backlog in adopt(self._spool, self.limits.max_batch_bytes):
+            self._backlogs.append((Lane(backlog.producer, backlog), backlog))
+
+    def _send_backlog(self, timeout: float) -> None:
+        lane, backlog = self._backlogs[0]
+        batch = lane.next_batch()
+        if batch is None:
+            backlog.close()
+            self._backlogs.popleft()
+            return
+        answer = self._transport.send(lane.producer, batch, timeout=timeout)
+        self._note(answer, lane.answered(answer), lane.producer)
 
     # --- waiting ---
 
@@ -394,7 +478,7 @@ class DeliveryWorker:
         deadline = self._clock() + (self.limits.shutdown_timeout if timeout is None else timeout)
         with self._lock:
             self._admit_reentered()
-            target = self._batcher.next_seq - 1
+            target = self._queue.next_seq - 1
         if self._acked_seq >= target:
             return True
         if self._transport.target is None:
@@ -437,7 +521,7 @@ class DeliveryWorker:
         """
         deadline = self._clock() + (self.limits.shutdown_timeout if timeout is None else timeout)
         with self._lock:
-            target = self._batcher.next_seq - 1
+            target = self._queue.next_seq - 1
         if self._acked_seq < target and self._transport.target is not None:
             self._flush_seq = target
             self._retry_at = min(self._retry_at, self._clock())
@@ -464,13 +548,46 @@ class DeliveryWorker:
             thread.join(timeout=1.0 if flushed else 0.0)
         if thread is None or not thread.is_alive():
             self._transport.close()
-        if flushed and self._batcher.held:
+        self.tidy()
+        if flushed and self._queue.held:
             self._start()
         return flushed
+
+    def send_backlogs(self, timeout: float) -> None:
+        """
+        Send what other processes left behind, children that are gone among them, for so many seconds at most.
+
+        For the end of the program, whose own events are delivered by then.
+        """
+        if self._spool is None or self._transport.target is None:
+            return
+        deadline = self._clock() + timeout
+        if not self._send_lock.acquire(timeout=timeout):
+            return
+        try:
+            self._look_for_backlogs_at = float("-inf")
+            self._look_for_backlogs(self._clock())
+            while self._backlogs and not self._failures and (left := deadline - self._clock()) > 0:
+                self._send_backlog(min(left, TOTAL_TIMEOUT))
+        finally:
+            self._send_lock.release()
+
+    def tidy(self) -> None:
+        """Delete from disk what the server has. For the end of the program and of a handler; does not wait."""
+        if self._send_lock.acquire(blocking=False):
+            try:
+                with self._lock:
+                    if not self._queue.held:
+                        self._queue.close(self._acked_seq)
+            finally:
+                self._send_lock.release()
 
     def reset_after_fork(self) -> None:
         """Start afresh in a child process: what waits belongs to the parent, which still has it."""
         self._transport.forget_connections()
+        self._queue.abandon()
+        for _, backlog in self._backlogs:
+            backlog.close()
         self._reset()
 
     # --- telling ---
@@ -489,8 +606,8 @@ class DeliveryWorker:
                 "producer": self._producer.id,
                 "accepted": self._accepted,
                 "acked": self._acked_seq,
-                "queued": self._batcher.held,
-                "queued_bytes": self._batcher.held_bytes,
+                "queued": self._queue.held,
+                "queued_bytes": self._queue.held_bytes,
                 "dropped": dict(self._dropped),
                 "last_error": self._last_error,
             }
@@ -500,7 +617,14 @@ class DeliveryWorker:
         left = self.statistics()
         if not left["queued"]:
             return
-        if left["target"] is None:
+        if self._queue.survives:
+            if left["target"] is not None:
+                self._report(
+                    "undelivered",
+                    f"{left['queued']} lines wait in {self._spool} for {left['target']}; "
+                    "the next program sends them, or: runlog spool send",
+                )
+        elif left["target"] is None:
             self._report(
                 "undelivered",
                 f"{left['queued']} lines were not stored: no log server is running; "

@@ -255,8 +255,14 @@ class DeliverySettings(Block):
 
     max_queue_bytes: Annotated[int, Field(ge=65_536)] = setting(
         16 * 1024 * 1024,
-        "Most memory that lines take while they wait to be sent, per target.",
+        "Most memory that lines take while they wait to be sent, per target, with durability memory or "
+        "while the disk takes nothing.",
         "a whole number of bytes, 65536 or more",
+    )
+    max_spool_bytes: Annotated[int, Field(ge=1_048_576)] = setting(
+        1024 * 1024 * 1024,
+        "Most disk space that lines take while they wait to be sent, per target.",
+        "a whole number of bytes, 1048576 or more",
     )
     when_full: Literal["block", "drop_oldest", "drop_newest"] = setting(
         "block",
@@ -339,6 +345,12 @@ class Settings(Block):
         "Profile in $RUNLOG_HOME/profiles.toml whose settings are used; by default the one that the file "
         "names as active.",
         "the name of a profile",
+    )
+    durability: Literal["memory", "spool", "sync"] = setting(
+        "spool",
+        "What a line survives once its log call has returned: a normal end of the program (memory), also a "
+        "kill of the process (spool), also a power cut once runlog.flush() has returned (sync).",
+        "one of memory, spool, sync",
     )
     redact_keys: Names = setting(
         (),

@@ -19,6 +19,10 @@ def make(max_batch_bytes=1000, batch_interval=2.0, max_queue_bytes=100_000, **kw
     )
 
 
+def settle(batcher, batch):
+    batcher.settle(len(batch.events), batch.held_bytes)
+
+
 @pytest.mark.parametrize(
     ("kwargs", "text"),
     [
@@ -153,7 +157,7 @@ def test_events_in_flight_are_held_until_settled():
     assert not batcher.has_room(10)
     assert batcher.drop_oldest(10, "queue_full") == 0
     assert (batcher.held, batcher.held_bytes) == (2, batch.held_bytes)
-    batcher.settle(batch)
+    settle(batcher, batch)
     assert (batcher.held, batcher.held_bytes) == (0, 0)
     assert "0 events" in repr(batcher)
 
@@ -237,7 +241,7 @@ def test_against_a_model(steps):
                 taken.append(batch)
                 unsettled.append(batch)
         elif step == "settle" and unsettled:
-            batcher.settle(unsettled.pop())
+            settle(batcher, unsettled.pop())
         elif step == "split" and taken and len(taken[-1].events) > 1:
             taken[-1:] = taken[-1].split()
         in_flight = sum(len(batch.events) for batch in unsettled)

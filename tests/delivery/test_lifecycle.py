@@ -170,7 +170,8 @@ threading.Thread(target=late).start()
     assert sink.messages == ["a", "after the main thread"]
 
 
-def test_the_end_has_one_deadline(run):
+@pytest.mark.parametrize("durability", ["memory", "spool", "sync"])
+def test_the_end_has_one_deadline(run, durability):
     """With a server that takes nothing the program ends within its deadline and says what was left."""
     done, took = run(
         """
@@ -183,27 +184,32 @@ started = time.monotonic()
 atexit.register(lambda: print(time.monotonic() - started))
 """,
         url="http://127.0.0.1:9/api",
+        RUNLOG_DURABILITY=durability,
     )
     assert done.returncode == 0
-    assert "10 lines were not delivered to http://127.0.0.1:9/api" in done.stderr
-    assert "1 lines were not delivered" in done.stderr
+    if durability == "memory":
+        assert "10 lines were not delivered to http://127.0.0.1:9/api" in done.stderr
+        assert "1 lines were not delivered" in done.stderr
+    else:
+        assert "10 lines wait in " in done.stderr
+        assert "for http://127.0.0.1:9/api; the next program sends them" in done.stderr
     assert took < 20
 
 
-def test_no_server_costs_no_time_at_exit(run):
-    """Where no server runs, a program does not wait for one; it says once what was not stored."""
+@pytest.mark.parametrize("durability", ["memory", "spool"])
+def test_no_server_costs_no_time_at_exit(run, durability):
+    """Where no server runs, a program does not wait for one; it says what is lost, and nothing if it is kept."""
     done, _ = run(
         """
 log = configure(shutdown_timeout=3600)
 log.info("x")
 """,
         url="",
+        RUNLOG_DURABILITY=durability,
     )
     assert done.returncode == 0
-    assert (
-        done.stderr
-        == "runlog: 1 lines were not stored: no log server is running; start one with: runlog server start\n"
-    )
+    lost = "runlog: 1 lines were not stored: no log server is running; start one with: runlog server start\n"
+    assert done.stderr == (lost if durability == "memory" else "")
 
 
 def test_fork_while_threads_log(run, sink):
@@ -397,3 +403,43 @@ def test_children_of_multiprocessing_get_a_finalizer(fresh, monkeypatch):
     lifecycle.watch_multiprocessing()
     lifecycle.watch_multiprocessing()
     assert registered == [((None, lifecycle.drain), {"exitpriority": 100})]
+
+
+# --- what a process leaves behind ---
+
+
+@pytest.mark.parametrize(
+    "end", ["os._exit(0)", "os.kill(os.getpid(), signal.SIGKILL)", "os.kill(os.getpid(), signal.SIGTERM)"]
+)
+def test_the_next_process_sends_what_was_left(run, sink, end):
+    """Lines of a process that ended without a chance to send are sent by the next one, under their own identity."""
+    run(f'log = configure()\nfor i in range(100): log.info("left %02d", i)\n{end}')
+    assert sink.messages == []
+    run('log = configure()\nlog.info("next")')
+    assert sink.messages == [*(f"left {i:02d}" for i in range(100)), "next"]
+    assert len(sink.marks) == 2
+
+
+def test_a_child_that_exits_at_once_loses_nothing(run, sink):
+    """Children that end in `os._exit` without a flush leave their lines to their parent."""
+    run(
+        """
+log = configure()
+log.info("parent")
+for i in range(5):
+    pid = os.fork()
+    if pid == 0:
+        log.info("child %d", i)
+        os._exit(0)
+    os.waitpid(pid, 0)
+"""
+    )
+    assert sink.messages == [*(f"child {i}" for i in range(5)), "parent"]
+    assert len(sink.marks) == 6
+
+
+def test_nothing_is_left_of_what_was_delivered(run, sink, tmp_path):
+    """A program that ended well leaves no segment behind."""
+    run('log = configure()\nfor i in range(100): log.info("%02d", i)')
+    assert len(sink.messages) == 100
+    assert list((tmp_path / "runlog-home" / "spool").rglob("*.seg")) == []

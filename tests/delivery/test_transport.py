@@ -12,12 +12,13 @@ import pytest
 
 from runlog._http import Client, MockTransport, Response
 from runlog.delivery.batching import Batch
+from runlog.delivery.producer import Producer
 from runlog.delivery.retry import Answer
 from runlog.delivery.transport import HTTPTransport, InMemoryTransport, encode_batch, read_answer
 from runlog.discovery import publish_local_server
 from runlog.records import DropMarker, decode_batch
 
-PRODUCER = "0123456789abcdef0123"
+PRODUCER = Producer("0123456789abcdef0123", 1, b'{"service.name":"s"}')
 EVENT = b'{"timestamp_ns":1,"level":20,"name":"n","message":"m"}'
 
 
@@ -70,14 +71,14 @@ def send():
 
 def test_the_request(server, send):
     """The body is a batch that decodes, under the address that users configure, with their headers."""
-    answer = send(server.url + "/", headers={"Authorization": "Bearer k"}, resource={"service.name": "s"})
+    answer = send(server.url + "/", headers={"Authorization": "Bearer k"})
     assert answer == Answer(200, acked=0, detail="HTTP 200")
     path, headers, body = server.requests[0]
     assert path == "/api/runlog/v1/batches"
     assert headers["Authorization"] == "Bearer k"
     assert headers["Content-Type"] == "application/json"
     assert json.loads(body) == {
-        "producer": PRODUCER,
+        "producer": PRODUCER.id,
         "first_seq": 0,
         "resource": {"service.name": "s"},
         "events": [json.loads(EVENT)],
@@ -96,7 +97,7 @@ def test_the_connection_is_kept(server):
 
 def test_markers_are_encoded():
     """The places of dropped events go with the batch."""
-    body = encode_batch(PRODUCER, Batch(4, (EVENT,), (DropMarker(4, 2, "queue_full"),)), b"{}")
+    body = encode_batch(PRODUCER, Batch(4, (EVENT,), (DropMarker(4, 2, "queue_full"),)))
     batch = decode_batch(body)
     assert batch.dropped == [DropMarker(4, 2, "queue_full")]
     assert [seq for seq, _ in batch.numbered()] == [6]

@@ -251,7 +251,7 @@ def test_one_refused_event_costs_no_other(make_worker, reports):
     ]
     assert worker.statistics()["dropped"] == {"rejected": 1}
     assert worker.statistics()["queued"] == worker.statistics()["queued_bytes"] == 0
-    assert reports == ["the server refused a line, which is dropped and counted: HTTP 422 not acceptable"]
+    assert reports == ["the server refused a line, which is counted and dropped: HTTP 422 not acceptable"]
 
 
 def test_a_refused_marker_is_tried_again(make_worker):
@@ -448,7 +448,7 @@ def test_a_finalizer_that_logs_inside_put(make_worker, monkeypatch):
     """A line logged by a finalizer, while this thread is inside `put`, is kept and nothing locks up."""
     transport = InMemoryTransport()
     worker = make_worker(transport, max_queue_bytes=room_for(3), when_full="drop_newest")
-    admit = worker._batcher.add
+    admit = worker._queue.add
     depth = []
 
     class Noisy:
@@ -463,7 +463,7 @@ def test_a_finalizer_that_logs_inside_put(make_worker, monkeypatch):
             gc.collect()
         return admit(data, now=now)
 
-    monkeypatch.setattr(worker._batcher, "add", add)
+    monkeypatch.setattr(worker._queue, "add", add)
     assert worker.put(event("x"), background=False)
     assert worker.send_now(WAIT)
     assert transport.messages == ["x", "0", "1"]
@@ -592,7 +592,7 @@ def test_a_line_put_while_closing(make_worker):
         def put(self, item):
             wake.put(item)
             if worker._thread is None:
-                worker._batcher.add(event("late"), now=0.0)
+                worker._queue.add(event("late"), now=0.0)
 
     wake, worker._wake = worker._wake, Late()
     worker._wake.get, worker._wake.get_nowait = wake.get, wake.get_nowait
