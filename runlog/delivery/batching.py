@@ -64,7 +64,7 @@ class Batch:
         return sum(map(len, self.events)) + EVENT_OVERHEAD_BYTES * len(self.events)
 
     def in_order(self) -> Iterator[tuple[int, bytes | None, DropMarker | None]]:
-        """Yield ``(seq, event, None)`` for each event and ``(seq, None, marker)`` for each marker, in order."""
+        """Yield ``(seq, event, None)`` or ``(seq, None, marker)`` for all that the batch has, in order."""
         events = iter(self.events)
         markers = {marker.seq: marker for marker in self.dropped}
         seq, behind = self.first_seq, self.last_seq + 1

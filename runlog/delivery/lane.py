@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from runlog.delivery.retry import Answer
 
 LEAST_CUT_BYTES = 8192
-"""A lone event that a server finds too large is cut in halves down to this; a smaller one is sent again as it is."""
+"""A lone event that a server finds too large is halved down to this; a smaller one is sent again as it is."""
 
 
 class Source(Protocol):
@@ -76,7 +76,7 @@ class Lane:
         return bool(self._outgoing)
 
     def next_batch(self) -> Batch | None:
-        """Return the batch that goes next, `None` if nothing waits; the same one until it is answered for good."""
+        """Return the batch that goes next, `None` if nothing waits; the same until it is answered."""
         if not self._outgoing:
             batch = self.source.take()
             if batch is None:

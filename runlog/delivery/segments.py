@@ -19,6 +19,7 @@ hands as a whole; nothing of a frame that it raised for is left in the file.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import re
@@ -45,7 +46,6 @@ DROPPED = 2
 
 _FILE_HEADER = struct.Struct("<II")  # length and crc of the JSON that follows
 _FRAME_HEADER = struct.Struct("<2sBQII")  # magic, kind, seq, length of the payload, crc
-_SUMMED = struct.Struct("<BQI")  # what the crc covers besides the payload
 
 READ_BYTES = 1024 * 1024
 """How much of a segment is read at once."""
@@ -86,8 +86,13 @@ class SegmentName:
 
 def encode_frame(seq: int, kind: int, payload: bytes) -> bytes:
     """Return the bytes of one frame."""
-    crc = zlib.crc32(payload, zlib.crc32(_SUMMED.pack(kind, seq, len(payload))))
-    return _FRAME_HEADER.pack(FRAME_MAGIC, kind, seq, len(payload), crc) + payload
+    length = len(payload)
+    return _FRAME_HEADER.pack(FRAME_MAGIC, kind, seq, length, _checksum(kind, seq, length, payload)) + payload
+
+
+def _checksum(kind: int, seq: int, length: int, payload: bytes) -> int:
+    """CRC32 of the payload, started from the other fields, so that it differs if one of them does."""
+    return zlib.crc32(payload, (seq ^ (seq >> 32) ^ (length << 7) ^ (kind << 29)) & 0xFFFFFFFF)
 
 
 def encode_header(facts: dict[str, Any]) -> bytes:
@@ -129,7 +134,7 @@ def scan(data: bytes | memoryview, offset: int = 0) -> Iterator[tuple[Frame, int
         end = offset + size + length
         if length <= MAX_PAYLOAD_BYTES and end <= len(data):
             payload = data[offset + size : end]
-            if zlib.crc32(payload, zlib.crc32(_SUMMED.pack(kind, seq, length))) == crc:
+            if _checksum(kind, seq, length, payload) == crc:
                 yield Frame(seq, kind, payload), end
                 offset = end
                 continue
@@ -157,7 +162,9 @@ class SegmentWriter:
         self.size = 0
         try:
             if not lock_file(self._fd):
-                raise BlockingIOError(11, "taken over by another process", str(self.path))
+                raise BlockingIOError(  # noqa: TRY301 - the file must be closed for this, too
+                    errno.EAGAIN, "taken over by another process", str(self.path)
+                )
             self._write(encode_header(header))
         except BaseException:
             with contextlib.suppress(OSError):
@@ -176,13 +183,14 @@ class SegmentWriter:
         self._write(encode_frame(seq, kind, payload))
 
     def _write(self, data: bytes) -> None:
-        written = 0
         try:
             written = os.write(self._fd, data)
             while written < len(data):  # a nearly full disk takes a part without an error
                 more = os.write(self._fd, data[written:])
                 if more == 0:
-                    raise OSError(28, "no space left on device")
+                    raise OSError(  # noqa: TRY301 - what was written of it must be cut back for this, too
+                        errno.ENOSPC, os.strerror(errno.ENOSPC)
+                    )
                 written += more
         except OSError:
             # Cut back to the record's start, so that what follows stays in step.
@@ -266,7 +274,7 @@ def open_private(path: Path) -> int:
     facts = os.fstat(descriptor)
     if not stat.S_ISREG(facts.st_mode) or (hasattr(os, "getuid") and facts.st_uid != os.getuid()):
         os.close(descriptor)
-        raise PermissionError(1, "not a file of this user", str(path))
+        raise PermissionError(errno.EPERM, "not a file of this user", str(path))
     return descriptor
 
 

@@ -18,6 +18,7 @@ spool, and are written as soon as there is room again.
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import hashlib
 import json
@@ -241,19 +242,23 @@ class SpoolQueue:
         """Write one event under the next seq. Returns whether a sleeping sender must be woken."""
         if self._memory is not None and now >= self._disk_due:
             self._leave_memory(now)
-        before = self._waiting_bytes
         if self._memory is None:
             try:
-                self._write_gap()
+                if self._gap is not None:
+                    self._write_gap()
                 self._write(self._next_seq, EVENT, event)
             except OSError as error:
                 self._enter_memory(error, now)
         if self._memory is not None:
             self._memory.add(event, now=now)
-        self._waiting_bytes = before + len(event)
+        before = self._waiting_bytes
+        self._waiting_bytes = after = before + len(event)
         self._held += 1
         self._next_seq += 1
-        return self._starts_waiting(now) or before < self._max_batch_bytes <= self._waiting_bytes
+        if self._oldest_at is None:
+            self._oldest_at = now
+            return True
+        return before < self._max_batch_bytes <= after
 
     def add_dropped(self, reason: str, *, now: float) -> bool:
         """Give the next seq to an event that is not kept. Returns as `add` does."""
@@ -379,7 +384,7 @@ class SpoolQueue:
         return dropped
 
     def next_due(self) -> float | None:
-        """Return when the next batch is due, in monotonic seconds: ``-inf`` if it is, `None` if nothing waits."""
+        """Return when the next batch is due, in monotonic seconds; see `Batcher.next_due`."""
         if self._oldest_at is None:
             return None
         if self._waiting_bytes >= self._max_batch_bytes:
@@ -387,7 +392,7 @@ class SpoolQueue:
         return self._oldest_at + self._batch_interval
 
     def take(self) -> Batch | None:
-        """Return, oldest first, what fits in one batch; `None` if nothing waits. It stays on disk for now."""
+        """Return, oldest first, what fits in one batch; `None` if nothing waits. It stays on disk."""
         builder = _BatchBuilder(self.first_seq, self._max_batch_bytes)
         while self._lost:
             marker = self._lost.popleft()
@@ -441,7 +446,7 @@ class SpoolQueue:
         return descriptors
 
     def close(self, acked_seq: int) -> None:
-        """Delete what is acknowledged, and leave the rest to be adopted; an event that comes later starts anew."""
+        """Delete what is acknowledged and leave the rest to be adopted; a later event starts anew."""
         self.acknowledged(acked_seq)
         if self._segments and self._segments[0].next_seq - 1 <= acked_seq and not self._gap:
             self._remove(self._segments.popleft())
@@ -618,7 +623,7 @@ def make_private_directory(directory: Path) -> None:
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     facts = directory.lstat()
     if not stat.S_ISDIR(facts.st_mode) or (hasattr(os, "getuid") and facts.st_uid != os.getuid()):
-        raise PermissionError(1, "not a directory of this user", str(directory))
+        raise PermissionError(errno.EPERM, "not a directory of this user", str(directory))
     if facts.st_mode & 0o077:
         directory.chmod(0o700)
 

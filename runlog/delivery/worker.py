@@ -573,7 +573,7 @@ class DeliveryWorker:
             self._send_lock.release()
 
     def tidy(self) -> None:
-        """Delete from disk what the server has. For the end of the program and of a handler; does not wait."""
+        """Delete from disk what the server has, for the end of the program or a handler; does not wait."""
         if self._send_lock.acquire(blocking=False):
             try:
                 with self._lock:

@@ -400,7 +400,7 @@ class Disk:
 
 @pytest.mark.parametrize("room", [0, 1, 50, 150, 170, 200, 400])
 @pytest.mark.parametrize("error", [errno.ENOSPC, errno.EIO, errno.EROFS])
-def test_a_disk_that_fails(make, monkeypatch, reports, tmp_path, room, error):
+def test_a_disk_that_fails(make, monkeypatch, reports, tmp_path, room, error):  # noqa: PLR0917 - fixtures
     """Events go to memory instead, in order; nothing is lost, torn or doubled; it is said; and the disk is tried again."""
     disk = Disk(monkeypatch, room)
     disk.error = error
