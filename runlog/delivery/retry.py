@@ -27,6 +27,10 @@ class Answer:
     """One line for people, without secrets."""
 
 
+MAX_RETRY_AFTER = 3600.0
+"""Most seconds for which a server is left alone: a wrong header must not silence a program for good."""
+
+
 class Verdict(enum.Enum):
     """What to do with a batch after an answer."""
 
@@ -81,10 +85,11 @@ class Backoff:
         Args:
             failures: Failures in a row, at least 1.
             random: From 0 up to 1.
-            retry_after: What the server asked for, in seconds; never undercut,
-                and exceeded by up to a fifth, so that not all come at once.
+            retry_after: What the server asked for, in seconds, up to
+                `MAX_RETRY_AFTER`; never undercut, and exceeded by up to a fifth,
+                so that not all come at once.
         """
         if retry_after is not None:
-            return max(retry_after, 0.0) * (1 + 0.2 * random)
+            return min(max(retry_after, 0.0), MAX_RETRY_AFTER) * (1 + 0.2 * random)
         step = min(self.maximum, self.initial * 2.0 ** min(failures - 1, 60))
         return step * (0.5 + 0.5 * random)

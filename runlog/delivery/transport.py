@@ -134,6 +134,7 @@ class HTTPTransport:
         if target is None:
             return Answer(None, detail="no log server is running on this machine")
         http, client = self._open()
+        self._deadline.at = time.monotonic() + timeout
         try:
             response = client.post(
                 target + BATCHES_PATH,
@@ -155,8 +156,10 @@ class HTTPTransport:
                 codecs.lookup("idna")  # resolving a host's name would import it
 
                 self._http = _http
-                # Redirects are not followed: the key must not go to a host that nobody configured.
-                self._client = self._given_client or _http.Client(follow_redirects=False)
+                if self._given_client is None:
+                    self._client, self._deadline = _http.client_with_deadline()
+                else:
+                    self._client, self._deadline = self._given_client, _http.Deadline()
         return self._http, self._client
 
     def close(self) -> None:

@@ -392,8 +392,6 @@ class DeliveryWorker:
         if outcome.verdict is Verdict.RETRY:
             self._failed(answer)
         elif outcome.verdict is Verdict.ACKED:
-            if self._failures:
-                self._reported_at.pop("unreachable", None)
             self._failures = 0
             self._retry_at = float("-inf")
             self._last_error = ""

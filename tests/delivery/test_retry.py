@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runlog.delivery.retry import Answer, Backoff, Verdict, judge
+from runlog.delivery.retry import MAX_RETRY_AFTER, Answer, Backoff, Verdict, judge
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,13 @@ def test_backoff_bounds(failures, random):
     assert step / 2 <= Backoff().delay(failures, random=random) <= step
 
 
-@given(asked=st.floats(0, 10_000), random=st.floats(0, 1, exclude_max=True))
+@given(asked=st.floats(0, MAX_RETRY_AFTER), random=st.floats(0, 1, exclude_max=True))
 def test_retry_after_is_obeyed(asked, random):
     """What the server asks for is never undercut, and exceeded by a fifth at most."""
     assert asked <= Backoff().delay(1, random=random, retry_after=asked) <= asked * 1.2
+
+
+@pytest.mark.parametrize("asked", [1e9, 1e300, float("inf")])
+def test_a_wrong_retry_after_does_not_silence_a_program(asked):
+    """A server that asks for years gets an hour."""
+    assert Backoff().delay(1, random=0.0, retry_after=asked) == MAX_RETRY_AFTER

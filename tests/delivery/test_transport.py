@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.server
 import json
 import socket
@@ -211,3 +212,30 @@ def test_in_memory_is_exactly_once():
     assert memory.send(PRODUCER, Batch(5, (EVENT,)), timeout=1).expected == 2
     memory.close()
     memory.forget_connections()
+
+
+@pytest.mark.parametrize("part", ["head", "body"])
+def test_a_server_that_dribbles(part):
+    """A server that sends a byte now and then is given up when the time for the whole answer is over."""
+    stop = threading.Event()
+
+    def dribble(listener):
+        connection, _ = listener.accept()
+        with connection:
+            connection.recv(65536)
+            if part == "body":
+                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
+            while not stop.wait(0.02):
+                with contextlib.suppress(OSError):
+                    connection.sendall(b"x")
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=dribble, args=(listener,))
+        thread.start()
+        transport = HTTPTransport(f"http://127.0.0.1:{listener.getsockname()[1]}/api")
+        answer = transport.send(PRODUCER, Batch(0, (EVENT,)), timeout=0.3)
+        transport.close()
+        stop.set()
+        thread.join(20)
+    assert answer.status is None
+    assert "Timeout" in answer.detail
