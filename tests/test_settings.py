@@ -51,6 +51,7 @@ def test_defaults():
     assert {info.name: info.text(settings) for info in iter_settings()} == {
         "RUNLOG_HOME": str(Path("~/.runlog").expanduser()),
         "RUNLOG_PROFILE": None,
+        "RUNLOG_DURABILITY": "spool",
         "RUNLOG_REDACT_KEYS": "",
         "PREFECT_API_URL": None,
         "PREFECT_API_KEY": None,
@@ -69,6 +70,7 @@ def test_defaults():
         "PREFECT_LOGGING_TO_API_MAX_LOG_SIZE": "1000000",
         "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "warn",
         "RUNLOG_DELIVERY_MAX_QUEUE_BYTES": str(16 * 1024 * 1024),
+        "RUNLOG_DELIVERY_MAX_SPOOL_BYTES": str(1024 * 1024 * 1024),
         "RUNLOG_DELIVERY_WHEN_FULL": "block",
         "RUNLOG_DELIVERY_BLOCK_TIMEOUT": "0.1",
         "RUNLOG_DELIVERY_SHUTDOWN_TIMEOUT": "5",

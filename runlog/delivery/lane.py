@@ -27,6 +27,10 @@ LEAST_CUT_BYTES = 8192
 """A lone event that a server finds too large is halved down to this; a smaller one is sent again as it is."""
 
 
+REFUSALS = 2
+"""How often a lone event must be refused to be given up: a proxy may refuse it in passing."""
+
+
 class Source(Protocol):
     """Where a lane's batches come from."""
 
@@ -69,6 +73,7 @@ class Lane:
         self.producer = producer
         self.source = source
         self._outgoing: deque[Batch] = deque()
+        self._refusals = 0
 
     @property
     def is_sending(self) -> bool:
@@ -91,6 +96,7 @@ class Lane:
         if verdict is Verdict.RESUME and not 0 <= (answer.expected or 0) < batch.first_seq:
             verdict = Verdict.RETRY
         if verdict is Verdict.ACKED:
+            self._refusals = 0
             self._outgoing.popleft()
             self.source.settle(len(batch.events), batch.held_bytes)
             self.source.acknowledged(batch.last_seq)
@@ -111,6 +117,10 @@ class Lane:
         if not batch.events:
             return Outcome(Verdict.RETRY)
         (event,) = batch.events
+        self._refusals += 1
+        if self._refusals < REFUSALS:
+            return Outcome(Verdict.RETRY)
+        self._refusals = 0
         if answer.status == 413:
             if len(event) <= LEAST_CUT_BYTES:
                 return Outcome(Verdict.RETRY)
