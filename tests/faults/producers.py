@@ -13,6 +13,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -63,7 +64,9 @@ class Producer:
         self.report: dict[str, Any] = {}
         """What the program said of itself at its `end`."""
         self.errors = ""
-        """What it wrote to stderr."""
+        """What it wrote to stderr, once it has ended."""
+        # A file, because a pipe that nobody reads fills up, and stops even the deadline's traceback.
+        self._stderr = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed by __exit__
         options = {
             "name": name,
             "send_timeout": send_timeout,
@@ -74,7 +77,7 @@ class Producer:
             [sys.executable, "-W", "error", str(PROGRAM), json.dumps(options)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=self._stderr,
             text=True,
             env={
                 **os.environ,
@@ -93,7 +96,7 @@ class Producer:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with contextlib.suppress(BrokenPipeError), self._process:
+        with self._stderr, contextlib.suppress(BrokenPipeError), self._process:
             self._process.kill()
 
     def post(self, command: str, **arguments: Any) -> None:
@@ -113,18 +116,23 @@ class Producer:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            _, errors = self._process.communicate()
-            raise AssertionError(f"{self.name} ended with {self._process.returncode}: {errors}")
+            self._process.wait(self._deadline)
+            raise AssertionError(f"{self.name} ended with {self._process.returncode}: {self._read_errors()}")
         return json.loads(line)
 
     def end(self) -> None:
         """Let the program end by itself; its exit delivers what is left, within the shutdown timeout."""
         self.post("report")
         self.report = self.answer()
-        _, self.errors = self._process.communicate(timeout=self._deadline)
+        self._process.communicate(timeout=self._deadline)
+        self.errors = self._read_errors()
         assert self._process.returncode == 0, self.errors
         strange = [line for line in self.errors.splitlines() if not line.startswith("runlog: ")]
         assert not strange, f"{self.name} wrote to stderr: {self.errors}"
+
+    def _read_errors(self) -> str:
+        self._stderr.seek(0)
+        return self._stderr.read()
 
     @property
     def id(self) -> str:

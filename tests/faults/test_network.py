@@ -193,7 +193,7 @@ def _assert_mixed(proxy, producers, database, peaks):
     result = producers.count(stored_in(database))
     grown = [p.report["peak_bytes"] - before for p, before in zip(producers.producers, peaks, strict=True)]
     print(
-        f"mixed: {result}; {producers.timing}; {dict(proxy.given)}; grown by {[g >> 20 for g in grown]} MiB"
+        f"mixed: {result}; {producers.timing}; {dict(proxy.given)}; grown by {[g >> 20 for g in grown]} MiB; {sum(len(p.errors) for p in producers.producers)} bytes on stderr"
     )
     assert proxy.given["pass"] < 0.8 * proxy.requests
     assert (result.lost, result.dropped, result.doubled, result.reordered) == (0, 0, 0, 0)

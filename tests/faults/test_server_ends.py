@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 
 import pytest
 from counting import stored_in
@@ -49,9 +50,11 @@ class ServerProcess:
 
     def _start(self):
         self._process = subprocess.Popen(self._command, stderr=subprocess.PIPE, text=True)
-        assert self._process.stderr is not None
         line = self._process.stderr.readline()
         assert STARTED in line, line + self._process.stderr.read()
+        # What it says later is of no interest, but a pipe that nobody reads fills up and stops it.
+        self._reader = threading.Thread(target=self._process.stderr.read)
+        self._reader.start()
 
     def run_for(self, seconds):
         """Let it serve; fails if it ends by itself."""
@@ -59,21 +62,23 @@ class ServerProcess:
             raise AssertionError(f"the server ended with {self._process.wait(seconds)}")
 
     def kill_and_restart(self):
-        self._process.kill()
-        self._process.communicate()
+        self._end(signal.SIGKILL)
         self._start()
 
     def stop(self):
-        self._process.send_signal(signal.SIGTERM)
-        self._process.communicate()
+        return self._end(signal.SIGTERM)
+
+    def _end(self, number):
+        with self._process:
+            self._process.send_signal(number)
+            self._reader.join()
         return self._process.returncode
 
     def __enter__(self):
         return self
 
     def __exit__(self, *_):
-        with self._process:
-            self._process.kill()
+        self._end(signal.SIGKILL)
 
 
 def test_a_server_that_is_away_for_a_while(port, database, start_producers):
