@@ -128,6 +128,12 @@ class EventBatch(msgspec.Struct, kw_only=True, omit_defaults=True):
     """In ascending order, without overlap."""
     resource: dict[str, Any] = {}
     """OpenTelemetry resource attributes of the process, such as ``service.name``."""
+    closing: bool = False
+    """
+    Whether the producer says goodbye: as far as it knows, no event follows.
+
+    A batch that only says so has no events. One that follows all the same takes it back.
+    """
 
     @property
     def last_seq(self) -> int:
