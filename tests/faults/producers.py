@@ -44,6 +44,7 @@ class Producer:
         send_timeout: Seconds for one request, in place of the library's 10.
         most_pause: Longest pause between two tries, in seconds, in place of 30.
         deadline: Seconds after which it is taken to hang.
+        stderr: A descriptor for what it writes there, in place of a file that is read at its end.
         environment: More settings.
     """
 
@@ -57,6 +58,7 @@ class Producer:
         send_timeout: float = 5.0,
         most_pause: float = 0.2,
         deadline: float = DEADLINE,
+        stderr: int | None = None,
         **environment: str,
     ) -> None:
         self.name = name
@@ -77,7 +79,7 @@ class Producer:
             [sys.executable, "-W", "error", str(PROGRAM), json.dumps(options)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=self._stderr,
+            stderr=self._stderr if stderr is None else stderr,
             text=True,
             env={
                 **os.environ,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import threading
 
 import pytest
@@ -149,6 +151,26 @@ def test_a_server_that_comes_and_goes_is_reported_once(server, database, start_p
         producers.flush(FLUSH)
         producers.end()
     assert producers.producers[0].errors.count("lines cannot be sent") == 1
+
+
+@pytest.mark.xfail(strict=True, raises=AssertionError, reason="a report waits for whoever reads stderr")
+def test_a_stderr_that_nobody_reads(server, start_producers):
+    """Delivery goes on, though nobody takes what it has to say: stderr is a pipe, and full."""
+    reader, writer = os.pipe()
+    try:
+        os.set_blocking(writer, False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                os.write(writer, bytes(4096))
+        os.set_blocking(writer, True)
+        with FaultProxy(server.url, Plan.first("500", "500")) as proxy:
+            producers = start_producers(proxy.url, number=1, stderr=writer)
+            producers.ask("log", lines=1)
+            producers.flush(5)
+            producers.end()
+    finally:
+        os.close(reader)
+        os.close(writer)
 
 
 def test_one_bad_record_in_a_thousand(server, database, start_producers):
