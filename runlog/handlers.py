@@ -188,12 +188,18 @@ class APILogHandler(logging.Handler):
             ):
                 self._on_missing_run(record, settings.logging.to_api.when_missing_flow)
                 return
-            encoded = encode_event(self.prepare(record), self._max_bytes)
-            if self._mode == "sync":
-                worker.put(encoded, background=False)
-                worker.send_now()
+            event = self.prepare(record)
+            run = event.flow_run_id
+            background = self._mode != "sync"
+            name = event.event_name if event.task_run_id is None else None
+            if name == "runlog.run.finished" and run is not None:
+                worker.put_last(event, run, self._max_bytes, background=background)
+            elif name == "runlog.run.started" and run is not None:
+                worker.put_first(encode_event(event, self._max_bytes), run, background=background)
             else:
-                worker.put(encoded)
+                worker.put(encode_event(event, self._max_bytes), run=run, background=background)
+            if not background:
+                worker.send_now()
         except MissingContextError:
             raise
         except Exception:

@@ -491,3 +491,33 @@ def test_credentials(make_logger, arguments, settings, header):
         ((target, _),) = handler._shared
     assert dict(target.headers)["Authorization"] == header
     assert header not in repr(target)
+
+
+def test_a_flow_run_ends_with_the_number_of_its_lines(make_logger, memory):
+    """The last line of a flow run says how many there were, those of its tasks and of inner flows included."""
+    from runlog.loggers import get_run_logger
+    from runlog.runs import flow_run as opened_flow
+    from runlog.runs import task_run
+
+    make_logger(name="runlog.flow_runs", transport=memory)
+    handler = logging.getLogger("runlog.flow_runs").handlers[0]
+    logging.getLogger("runlog.task_runs").addHandler(handler)
+    logging.getLogger("runlog").setLevel(logging.INFO)
+    with opened_flow("outer"):
+        get_run_logger().info("1")
+        with task_run("task"):
+            get_run_logger().info("2")
+            with opened_flow("inner"):
+                get_run_logger().info("3")
+        handler.flush(WAIT)
+    with FlowRunContext(Entity("bare", "bare")):
+        get_run_logger().info("not counted")
+    assert handler.flush(WAIT)
+    events = [event for batch in memory.batches for event in batch.events]
+    told = [
+        event.attributes["runlog.run.lines"] for event in events if "runlog.run.lines" in event.attributes
+    ]
+    inner, outer = told
+    assert inner == 3
+    assert outer == len(events) - 1 == 9
+    assert handler._worker._lines_of == {}

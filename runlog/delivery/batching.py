@@ -47,6 +47,8 @@ class Batch:
     first_seq: int
     events: tuple[bytes, ...]
     dropped: tuple[DropMarker, ...] = ()
+    closing: bool = False
+    """Whether this is the goodbye of its producer."""
 
     @property
     def count(self) -> int:

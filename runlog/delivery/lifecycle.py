@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 BACKLOG_SECONDS = 1.0
 """Most seconds that the end of a program spends on what other processes left behind."""
 
+GOODBYE_SECONDS = 1.0
+"""Most seconds that a goodbye may take: it proves that nothing is missing, and carries no line."""
+
 _workers: set[DeliveryWorker] = set()
 _lock = threading.Lock()
 _fork_lock = threading.Lock()
@@ -102,6 +105,7 @@ def drain() -> None:
     for worker in workers():
         if worker.flush(remaining_time(worker.limits.shutdown_timeout)):
             worker.send_backlogs(min(BACKLOG_SECONDS, remaining_time(worker.limits.shutdown_timeout)))
+            worker.say_goodbye(min(GOODBYE_SECONDS, remaining_time(worker.limits.shutdown_timeout)))
             worker.tidy()
         else:
             worker.report_undelivered()

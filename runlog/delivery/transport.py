@@ -81,6 +81,8 @@ def encode_batch(producer: Producer, batch: Batch) -> bytes:
     parts = [head.encode(), producer.resource]
     if batch.dropped:
         parts += [b',"dropped":', msgspec.json.encode(batch.dropped)]
+    if batch.closing:
+        parts.append(b',"closing":true')
     parts += [b',"events":[', b",".join(batch.events), b"]}"]
     return b"".join(parts)
 

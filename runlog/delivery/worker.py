@@ -24,13 +24,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from runlog.delivery import lifecycle
-from runlog.delivery.batching import Batcher
+from runlog.delivery.batching import Batch, Batcher
 from runlog.delivery.lane import Lane
 from runlog.delivery.producer import Producer
 from runlog.delivery.retry import Answer, Backoff, Verdict
 from runlog.delivery.segments import sync_and_close
 from runlog.delivery.spool import Backlog, SpoolQueue, adopt, write_dead_letter
 from runlog.delivery.transport import TOTAL_TIMEOUT
+from runlog.records import encode_event
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
     from runlog.delivery.lane import Outcome
     from runlog.delivery.transport import Transport
+    from runlog.records import LogEvent
 
 WhenFull = Literal["block", "drop_oldest", "drop_newest"]
 """What becomes of an event for which the queue has no room."""
@@ -125,7 +127,9 @@ class DeliveryWorker:
         """Make everything that a fork must not inherit: locks, identity, queue, thread."""
         # Re-entrant, because a finalizer or a signal handler may log while this thread holds it; see `put`.
         self._lock = threading.RLock()
-        self._reentered: deque[bytes] = deque()
+        self._reentered: deque[tuple[bytes, str | None]] = deque()
+        # Events by flow run, of those that began in this process and have not ended.
+        self._lines_of: dict[str | None, int] = {}
         self._producer = Producer(resource=self._resource)
         self._queue = self._new_queue()
         self._lane = Lane(self._producer, self._queue)
@@ -174,7 +178,7 @@ class DeliveryWorker:
 
     # --- taking events in ---
 
-    def put(self, event: bytes, *, background: bool = True) -> bool:
+    def put(self, event: bytes, *, run: str | None = None, background: bool = True) -> bool:
         """
         Take one encoded event.
 
@@ -184,6 +188,7 @@ class DeliveryWorker:
 
         Args:
             event: One JSON object as UTF-8.
+            run: Id of the flow run that it belongs to, for `put_last`.
             background: Whether a thread is to send it; without, `send_now` must be called.
 
         Returns:
@@ -195,19 +200,51 @@ class DeliveryWorker:
         if lock._is_owned():  # type: ignore[attr-defined]  # noqa: SLF001 - what threading.Condition asks, too
             # This thread was interrupted inside `put` by a finalizer or a signal
             # handler: the interrupted call takes this event in before it returns.
-            self._reentered.append(event)
+            self._reentered.append((event, run))
             return True
         with lock:
-            taken, wake = self._admit(event)
+            taken, wake = self._admit(event, run)
             if self._reentered:
                 wake |= self._admit_reentered()
         if taken is None:
-            taken, wake = self._admit_later(event)
-        if wake and background:
+            taken, wake = self._admit_later(event, run)
+        self._after_put(taken=taken, wake=wake and background)
+        return taken
+
+    def _after_put(self, *, taken: bool, wake: bool) -> None:
+        """Do what must not be done under the lock."""
+        if wake:
             self._wake_up()
         if not taken or self._told_of_drops < self._dropped_for_room:
             self._tell_of_drops()
-        return taken
+
+    def put_first(self, event: bytes, run: str, *, background: bool = True) -> bool:
+        """Take the event with which a flow run begins, and count the run's events from it on."""
+        with self._lock:
+            self._lines_of.setdefault(run, 0)
+        return self.put(event, run=run, background=background)
+
+    def put_last(self, event: LogEvent, run: str, max_bytes: int, *, background: bool = True) -> bool:
+        """
+        Take the event with which a flow run ends, and tell in it how many there were.
+
+        Its attribute ``runlog.run.lines`` counts the events of the run, and of
+        the flow runs inside it, that this worker took since `put_first`, this
+        one included: so the server can prove that it has all of them. A run
+        that began in another process is not counted.
+        """
+        if run not in self._lines_of:
+            return self.put(encode_event(event, max_bytes), background=background)
+        with self._lock:
+            # Within the lock, so that no other thread's event of the run comes in between.
+            event.attributes["runlog.run.lines"] = lines = self._lines_of.pop(run) + 1
+            parent = event.parent_flow_run_id
+            if parent in self._lines_of:
+                self._lines_of[parent] += lines - 1  # this event is added as it is taken
+            taken, wake = self._admit(encode_event(event, max_bytes), parent, final=True)
+            wake |= self._admit_reentered()
+        self._after_put(taken=bool(taken), wake=wake and background)
+        return bool(taken)
 
     def _wake_up(self) -> None:
         self._wake.put(None)
@@ -230,7 +267,7 @@ class DeliveryWorker:
             f"{full} is full: {self._told_of_drops} lines were dropped so far, and the server will be told",
         )
 
-    def _admit(self, event: bytes, *, final: bool = False) -> tuple[bool | None, bool]:
+    def _admit(self, event: bytes, run: str | None, *, final: bool = False) -> tuple[bool | None, bool]:
         """
         Queue the event or drop it by policy. Holds the lock.
 
@@ -241,14 +278,12 @@ class DeliveryWorker:
         waiting = self._queue
         now = self._clock()
         if waiting.has_room(len(event)):
-            self._accepted += 1
-            return True, waiting.add(event, now=now)
+            return True, self._accept(event, run, now)
         if self.limits.when_full == "drop_oldest":
             reason = waiting.drop_reason
             self._dropped[reason] += waiting.drop_oldest(len(event), reason)
             if waiting.has_room(len(event)):
-                self._accepted += 1
-                return True, waiting.add(event, now=now)
+                return True, self._accept(event, run, now)
             # All that is held is in flight.
         elif self.limits.when_full == "block" and self._may_wait() and not final:
             return None, False
@@ -258,14 +293,19 @@ class DeliveryWorker:
         """Queue what calls that interrupted a `put` left here. Holds the lock; returns whether to wake."""
         wake = False
         while self._reentered:
-            event = self._reentered.popleft()
+            event, run = self._reentered.popleft()
             now = self._clock()
             if self._queue.has_room(len(event)):
-                self._accepted += 1
-                wake |= self._queue.add(event, now=now)
+                wake |= self._accept(event, run, now)
             else:
                 wake |= self._drop_new(now)[1]
         return wake
+
+    def _accept(self, event: bytes, run: str | None, now: float) -> bool:
+        self._accepted += 1
+        if run in self._lines_of:
+            self._lines_of[run] += 1
+        return self._queue.add(event, now=now)
 
     def _drop_new(self, now: float) -> tuple[bool, bool]:
         reason = self._queue.drop_reason
@@ -283,7 +323,7 @@ class DeliveryWorker:
             return False
         return asyncio._get_running_loop() is None  # noqa: SLF001 - documented for this use, and raises nothing
 
-    def _admit_later(self, event: bytes) -> tuple[bool, bool]:
+    def _admit_later(self, event: bytes, run: str | None) -> tuple[bool, bool]:
         deadline = self._clock() + self.limits.block_timeout
         self._wake_up()
         while True:
@@ -292,7 +332,7 @@ class DeliveryWorker:
                 if remaining > 0:
                     self._progress.wait(remaining)
             with self._lock:
-                taken, wake = self._admit(event, final=remaining <= 0)
+                taken, wake = self._admit(event, run, final=remaining <= 0)
             if taken is not None:
                 return taken, wake
 
@@ -567,6 +607,19 @@ class DeliveryWorker:
             self._look_for_backlogs(self._clock())
             while self._backlogs and not self._failures and (left := deadline - self._clock()) > 0:
                 self._send_backlog(min(left, TOTAL_TIMEOUT))
+        finally:
+            self._send_lock.release()
+
+    def say_goodbye(self, timeout: float) -> None:
+        """Tell the server that no event follows, once it has all of them. For the end of the program."""
+        if self._transport.target is None or not self._send_lock.acquire(timeout=timeout):
+            return
+        try:
+            with self._lock:
+                next_seq = self._queue.next_seq
+                is_done = 0 < next_seq == self._acked_seq + 1
+            if is_done and not self._failures:
+                self._transport.send(self._producer, Batch(next_seq, (), closing=True), timeout=timeout)
         finally:
             self._send_lock.release()
 

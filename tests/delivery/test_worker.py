@@ -616,3 +616,20 @@ def test_nothing_left_is_nothing_said(make_worker, reports):
     """A worker that has delivered everything has nothing to report."""
     make_worker().report_undelivered()
     assert reports == []
+
+
+def test_goodbye(make_worker):
+    """A worker whose events are all acknowledged says goodbye; one that sent nothing, or not all, does not."""
+    transport = InMemoryTransport()
+    worker = make_worker(transport)
+    worker.say_goodbye(WAIT)
+    assert transport.sends == 0
+    worker.put(event("a"), background=False)
+    worker.say_goodbye(WAIT)
+    assert transport.sends == 0
+    assert worker.send_now(WAIT)
+    worker.say_goodbye(WAIT)
+    assert transport.sends == 2
+    transport.target = None
+    worker.say_goodbye(WAIT)
+    assert transport.sends == 2
