@@ -124,13 +124,20 @@ class Producer:
 
     def end(self) -> None:
         """Let the program end by itself; its exit delivers what is left, within the shutdown timeout."""
-        self.post("report")
-        self.report = self.answer()
-        self._process.communicate(timeout=self._deadline)
+        self.begin_end()
+        self._process.wait(self._deadline)
         self.errors = self._read_errors()
         assert self._process.returncode == 0, self.errors
         strange = [line for line in self.errors.splitlines() if not line.startswith("runlog: ")]
         assert not strange, f"{self.name} wrote to stderr: {self.errors}"
+
+    def begin_end(self) -> None:
+        """Tell the program to end, and do not wait for it; `end` does. A second call does nothing."""
+        assert self._process.stdin is not None
+        if not self.report:
+            self.post("report")
+            self.report = self.answer()
+            self._process.stdin.close()
 
     def _read_errors(self) -> str:
         self._stderr.seek(0)
@@ -189,7 +196,9 @@ class Group:
         assert all(self.ask("flush", timeout=timeout)), "not all lines were acknowledged in time"
 
     def end(self) -> None:
-        """Let all end by themselves."""
+        """Let all end by themselves, at the same time."""
+        for producer in self.producers:
+            producer.begin_end()
         for producer in self.producers:
             producer.end()
 

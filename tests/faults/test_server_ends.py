@@ -9,9 +9,11 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 from counting import stored_in
+from producers import Group
 
 from runlog.server.app import BackgroundServer
 
@@ -95,6 +97,31 @@ def test_a_server_that_is_away_for_a_while(port, database, start_producers):
         producers.end()
     result = producers.count(stored_in(database))
     assert (result.sent, result.stored) == (2700, 2700)
+    assert (result.lost, result.dropped, result.doubled, result.reordered) == (0, 0, 0, 0)
+
+
+def test_a_server_that_is_away_to_the_end(port, database, start_producers):
+    """Lines of programs that end while the server is away are sent by the programs after them."""
+    url = f"http://127.0.0.1:{port}/api"
+    first = start_producers(url, RUNLOG_DELIVERY_SHUTDOWN_TIMEOUT="0.5")
+    first.ask("log", lines=1000)
+    before = time.monotonic()
+    first.end()
+    assert time.monotonic() - before < 10
+    programs = first.producers[:]
+    with BackgroundServer(str(database), port=port):
+        # A program waits at its end for its own lines only, so that short ones take turns.
+        for number in range(20):
+            later = start_producers(url, number=1)
+            later.ask("log", lines=1)
+            later.flush(FLUSH)
+            later.end()
+            programs += later.producers
+            if len(stored_in(database).lines) == 3000 + number + 1:
+                break
+    result = Group(programs).count(stored_in(database))
+    print(f"away to the end: {result}; {number + 1} later programs")
+    assert (result.sent, result.stored) == (3000 + number + 1, 3000 + number + 1)
     assert (result.lost, result.dropped, result.doubled, result.reordered) == (0, 0, 0, 0)
 
 
