@@ -16,6 +16,7 @@ import contextvars
 import os
 import queue
 import random
+import select
 import sys
 import threading
 import time
@@ -699,5 +700,11 @@ class DeliveryWorker:
 
 def _write_to_stderr(text: str) -> None:
     # Not through logging: its records would come back here. None under pythonw, closed at some exits.
-    if sys.stderr is not None:
-        sys.stderr.write(f"runlog: {text}\n")
+    if sys.stderr is None:
+        return
+    if sys.platform != "win32":
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # not every stderr has a descriptor
+            _, writable, _ = select.select([], [sys.stderr.fileno()], [], 0)
+            if not writable:
+                return  # a pipe that nobody reads: better unsaid than a thread that waits for ever
+    sys.stderr.write(f"runlog: {text}\n")
