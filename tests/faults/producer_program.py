@@ -9,6 +9,7 @@ the waits of production would make each case take minutes.
 from __future__ import annotations
 
 import array
+import contextlib
 import faulthandler
 import json
 import logging
@@ -55,12 +56,10 @@ class Program:
     def report(self):
         durations = sorted(self.durations)
         (statistics,) = delivery.statistics()
-        # Peak resident size is in KiB, on macOS in bytes.
-        unit = 1 if sys.platform == "darwin" else 1024
         return {
             "logged": self.logged,
             "statistics": statistics,
-            "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit,
+            "peak_bytes": _peak_bytes(),
             "worst_call_s": durations[-1],
             "p99_call_s": durations[int(len(durations) * 0.99)],
         }
@@ -72,6 +71,16 @@ class Program:
         self.logged = number + 1
         if len(self.durations) < 100_000:
             self.durations.append(duration)
+
+
+def _peak_bytes():
+    """Most memory that this program has had, in bytes."""
+    # Linux carries the other figure over from the process that started this one.
+    with contextlib.suppress(OSError), open("/proc/self/status") as status:
+        for line in status:
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def main():
