@@ -50,6 +50,8 @@ _FRAME_HEADER = struct.Struct("<2sBQII")  # magic, kind, seq, length of the payl
 READ_BYTES = 1024 * 1024
 """How much of a segment is read at once."""
 
+_pack = _FRAME_HEADER.pack
+
 MAX_PAYLOAD_BYTES = 64 * 1024 * 1024
 """No frame is longer: a length beyond it is damage, and is not believed."""
 
@@ -87,7 +89,7 @@ class SegmentName:
 def encode_frame(seq: int, kind: int, payload: bytes) -> bytes:
     """Return the bytes of one frame."""
     length = len(payload)
-    return _FRAME_HEADER.pack(FRAME_MAGIC, kind, seq, length, _checksum(kind, seq, length, payload)) + payload
+    return _pack(FRAME_MAGIC, kind, seq, length, _checksum(kind, seq, length, payload)) + payload
 
 
 def _checksum(kind: int, seq: int, length: int, payload: bytes) -> int:

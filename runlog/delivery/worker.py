@@ -152,6 +152,8 @@ class DeliveryWorker:
         self._sendable = True
         self._accepted = 0
         self._dropped: Counter[str] = Counter()
+        # For want of room, of which people are told.
+        self._drops = 0
         self._told_of_drops = 0
         self._last_error = ""
         self._reported_at: dict[str, float] = {}
@@ -209,14 +211,15 @@ class DeliveryWorker:
                 wake |= self._admit_reentered()
         if taken is None:
             taken, wake = self._admit_later(event, run)
-        self._after_put(taken=taken, wake=wake and background)
+        if wake or not taken or self._told_of_drops != self._drops:
+            self._after_put(taken=taken, wake=wake and background)
         return taken
 
     def _after_put(self, *, taken: bool, wake: bool) -> None:
         """Do what must not be done under the lock."""
         if wake:
             self._wake_up()
-        if not taken or self._told_of_drops < self._dropped_for_room:
+        if not taken or self._told_of_drops != self._drops:
             self._tell_of_drops()
 
     def put_first(self, event: bytes, run: str, *, background: bool = True) -> bool:
@@ -252,12 +255,8 @@ class DeliveryWorker:
         if self._thread is None:
             self._start()
 
-    @property
-    def _dropped_for_room(self) -> int:
-        return self._dropped["queue_full"] + self._dropped["spool_full"]
-
     def _tell_of_drops(self) -> None:
-        self._told_of_drops = self._dropped_for_room
+        self._told_of_drops = self._drops
         full = (
             f"the spool of {self.limits.max_spool_bytes} bytes"
             if self._queue.drop_reason == "spool_full"
@@ -282,7 +281,9 @@ class DeliveryWorker:
             return True, self._accept(event, run, now)
         if self.limits.when_full == "drop_oldest":
             reason = waiting.drop_reason
-            self._dropped[reason] += waiting.drop_oldest(len(event), reason)
+            dropped = waiting.drop_oldest(len(event), reason)
+            self._dropped[reason] += dropped
+            self._drops += dropped
             if waiting.has_room(len(event)):
                 return True, self._accept(event, run, now)
             # All that is held is in flight.
@@ -311,6 +312,7 @@ class DeliveryWorker:
     def _drop_new(self, now: float) -> tuple[bool, bool]:
         reason = self._queue.drop_reason
         self._dropped[reason] += 1
+        self._drops += 1
         return False, self._queue.add_dropped(reason, now=now)
 
     def _may_wait(self) -> bool:
