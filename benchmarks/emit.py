@@ -24,18 +24,23 @@ import sys
 import tempfile
 import threading
 import time
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from runlog import FlowRunContext, TaskRunContext, get_run_logger
+from runlog import FlowRunContext, TaskRunContext, delivery, get_run_logger
 from runlog.delivery.retry import Answer
 from runlog.handlers import APILogHandler
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from runlog.delivery import Durability, Limits
     from runlog.delivery.batching import Batch
+    from runlog.delivery.producer import Producer
+    from runlog.settings import Settings
 
+DURABILITIES: tuple[Durability, ...] = ("memory", "spool", "sync")
 FLOOR = "logger.info, counting handler (floor)"
 
 
@@ -55,7 +60,7 @@ class SwallowingTransport:
     target = "nowhere"
     events = 0
 
-    def send(self, producer: str, batch: Batch, *, timeout: float) -> Answer:  # noqa: ARG002 - a protocol's
+    def send(self, producer: Producer, batch: Batch, *, timeout: float) -> Answer:  # noqa: ARG002 - a protocol's
         """Acknowledge the batch."""
         self.events += len(batch.events)
         return Answer(200, acked=batch.last_seq)
@@ -67,7 +72,18 @@ class SwallowingTransport:
         """Have nothing to forget."""
 
 
-def candidates() -> tuple[dict[str, Callable[[int], None]], APILogHandler, SwallowingTransport]:
+class DurableHandler(APILogHandler):
+    """An API handler with a level of durability of its own, whatever the settings say."""
+
+    def __init__(self, durability: Durability) -> None:
+        super().__init__(api_url="http://nowhere.invalid/api")
+        self.durability = durability
+
+    def _limits(self, settings: Settings) -> Limits:
+        return replace(super()._limits(settings), durability=self.durability)
+
+
+def candidates() -> tuple[dict[str, Callable[[int], None]], list[DurableHandler], SwallowingTransport]:
     """
     Set logging up; return what is measured, the floor first.
 
@@ -81,11 +97,15 @@ def candidates() -> tuple[dict[str, Callable[[int], None]], APILogHandler, Swall
     adapter = logging.LoggerAdapter(plain, four_keys)
 
     transport = SwallowingTransport()
-    handler = APILogHandler(transport=transport)
-    run_loggers = logging.getLogger("runlog.task_runs")
-    run_loggers.handlers = [handler]
-    run_loggers.propagate = False
-    run_loggers.setLevel(logging.INFO)
+    delivery.HTTPTransport = lambda *args, **kwargs: transport  # type: ignore[assignment,misc] # noqa: ARG005
+    handlers = []
+    for durability in DURABILITIES:
+        handler = DurableHandler(durability)
+        handlers.append(handler)
+        logger = logging.getLogger(f"runlog.task_runs.{durability}")
+        logger.handlers = [handler]
+        logger.propagate = False
+        logger.setLevel(logging.INFO)
 
     def floor(calls: int) -> None:
         for i in range(calls):
@@ -95,13 +115,16 @@ def candidates() -> tuple[dict[str, Callable[[int], None]], APILogHandler, Swall
         for i in range(calls):
             adapter.info("loaded %d rows", i)
 
-    def run_logger(calls: int) -> None:
-        logger = get_run_logger()
-        for i in range(calls):
-            logger.info("loaded %d rows", i)
+    def run_logger(durability: Durability) -> Callable[[int], None]:
+        def work(calls: int) -> None:
+            logger = get_run_logger().getChild(durability)
+            for i in range(calls):
+                logger.info("loaded %d rows", i)
+
+        return work
 
     def run_logger_extra(calls: int) -> None:
-        logger = get_run_logger()
+        logger = get_run_logger().getChild("spool")
         for i in range(calls):
             logger.info("loaded %d rows", i, extra={"table": "orders", "attempt_ms": i})
 
@@ -109,25 +132,20 @@ def candidates() -> tuple[dict[str, Callable[[int], None]], APILogHandler, Swall
         for _ in range(calls):
             get_run_logger()
 
-    def get_and_info(calls: int) -> None:
-        for i in range(calls):
-            get_run_logger().info("loaded %d rows", i)
-
     def disabled(calls: int) -> None:
-        logger = get_run_logger()
+        logger = get_run_logger().getChild("spool")
         for i in range(calls):
             logger.debug("loaded %d rows", i)
 
     measured = {
         FLOOR: floor,
         "LoggerAdapter with 4 keys, counting handler": stdlib_adapter,
-        "run logger .info, API handler": run_logger,
-        "the same with 2 extras": run_logger_extra,
+        **{f"run logger .info, API handler, {level}": run_logger(level) for level in DURABILITIES},
+        "the same with 2 extras, spool": run_logger_extra,
         "get_run_logger()": get_only,
-        "get_run_logger().info, API handler": get_and_info,
         "run logger .debug, level disabled": disabled,
     }
-    return measured, handler, transport
+    return measured, handlers, transport
 
 
 def burst_us(work: Callable[[int], None], calls: int, threads: int) -> float:
@@ -165,20 +183,21 @@ def measure(bursts: int, calls: int, threads: int) -> list[dict[str, Any]]:
     Raises:
         RuntimeError: If the worker lost a record: then something else was measured.
     """
-    measured, handler, transport = candidates()
+    measured, handlers, transport = candidates()
     times: dict[str, list[float]] = {name: [] for name in measured}
     before = transport.events
     for _ in range(bursts):
         for name, work in measured.items():
             gc.collect()
             times[name].append(burst_us(work, max(1, calls // threads), threads))
-            if not handler.flush(30):
+            if not all(handler.flush(30) for handler in handlers):
                 raise RuntimeError(f"{name}: not all records were acknowledged within 30 s")
     api_calls = sum("API handler" in name or "extras" in name for name in measured)
     expected = api_calls * bursts * threads * (10 + max(1, calls // threads))
     if transport.events - before != expected:
         raise RuntimeError(f"{transport.events - before} records were sent, expected {expected}")
-    handler.close()
+    for handler in handlers:
+        handler.close()
     return [
         {
             "candidate": name,

@@ -19,13 +19,14 @@ import msgspec
 from runlog.delivery import lifecycle
 from runlog.delivery.spool import spool_directory
 from runlog.delivery.transport import HTTPTransport, InMemoryTransport, Transport
-from runlog.delivery.worker import DeliveryWorker, Limits, WhenFull
+from runlog.delivery.worker import DeliveryWorker, Durability, Limits, WhenFull
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 __all__ = [
     "DeliveryWorker",
+    "Durability",
     "HTTPTransport",
     "InMemoryTransport",
     "Limits",
