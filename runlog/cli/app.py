@@ -46,6 +46,7 @@ COMMANDS = {
     "demo": LazyCommand("runlog.cli.demo:demo", "Run a real job on this machine and read its lines back."),
     "doctor": LazyCommand("runlog.cli.doctor:doctor", "Find out why lines do not arrive."),
     "logs": LazyCommand("runlog.cli.logs:logs", "Print the lines of a run."),
+    "receipt": LazyCommand("runlog.cli.receipt:receipt", "Tell whether all lines of a run are stored."),
     "runs": LazyCommand("runlog.cli.runs:runs", "List runs, newest first."),
     "server": LazyCommand("runlog.cli.server:server", "Start the log server."),
 }

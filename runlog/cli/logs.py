@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from runlog.cli.lines import LineFormat
+from runlog.cli.losses import LossMarks
 from runlog.cli.options import (
     LevelType,
     color_option,
@@ -67,14 +68,17 @@ def logs(
     The oldest first, with those of its tasks and sub-flows. RUN is a run's name,
     its id or the beginning of it, "latest" for the flow run that started last, or
     "latest~1" for the one before.
+
+    Where lines of the process were lost, a line says so and why.
     """
     if tail is not None and head is not None:
         raise click.UsageError("--tail and --head exclude each other: give one of them")
     earliest, latest = moment(since, zone, "--since"), moment(until, zone, "--until")
     output = Output(color)
     with open_reader(url) as reader:
+        run_id = reader.run(run)["id"]
         found: Iterable[dict[str, Any]] = reader.logs(
-            run=reader.run(run)["id"],
+            run=run_id,
             level=level,
             search=search,
             task=task,
@@ -88,7 +92,8 @@ def logs(
             found = reversed(list(found))
         if output_format == "default":
             line_format = LineFormat(zone=zone, style=output.style, verbose=verbose)
-            count = output.lines(line_format(log) for log in found)
+            marks = LossMarks(lambda: reader.receipt(run_id), output.style)
+            count = output.lines(text for log in found for text in (*marks.before(log), line_format(log)))
         else:
             count = output.objects(found, array=output_format == "json")
     if count == 0:

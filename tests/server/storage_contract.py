@@ -18,13 +18,18 @@ from server_lines import (
 
 from runlog.records import DropMarker, ExceptionInfo
 from runlog.server.query import AllOf, LevelBetween, LogQuery, RunIn
-from runlog.server.storage.base import ProducerGapError, ProducerShare, RunQuery, Statistics, run_position
+from runlog.server.storage.base import ProducerGapError, RunQuery, Statistics, run_position
+from runlog.server.storage.shares import ProducerShare, SeqRange
 
 OBSERVED = START + 5
 
 
 class StorageContract:
-    """Subclasses have a fixture ``storage``: empty, open, and closed afterwards."""
+    """
+    Subclasses have a fixture ``storage``: empty, open, and closed afterwards.
+
+    Their method ``lose`` takes lines, by their seqs, out of what is stored.
+    """
 
     pytestmark = pytest.mark.anyio
 
@@ -283,15 +288,95 @@ class StorageContract:
         child = line(flow_run_id=OTHER_FLOW, task_run_id=TASK, parent_flow_run_id=FLOW)
         await storage.append(batch(child, producer=OTHER_PRODUCER), observed_ns=1)
         await storage.append(batch(dropped=[DropMarker(9, 1, "closed")], first_seq=9), observed_ns=1)
-        shares = await storage.read_shares(FLOW)
-        assert shares == [ProducerShare(PRODUCER, 0, 5, stored=2, dropped=4, truncated=1)]
+        drop, elsewhere = DropMarker(1, 4, "queue_full"), DropMarker(6, 2, "acknowledged_elsewhere")
+        assert await storage.read_shares(FLOW) == [
+            ProducerShare(PRODUCER, 0, 5, stored=2, truncated=1, drops=(drop,))
+        ]
         assert await storage.read_shares("nobody") == []
         sub = line(flow_run_id=OTHER_FLOW, parent_flow_run_id=FLOW)
         await storage.append(batch(sub, producer=OTHER_PRODUCER, first_seq=1), observed_ns=1)
-        assert await storage.read_shares(FLOW) == [
-            ProducerShare(PRODUCER, 0, 8, stored=3, dropped=4, truncated=1),
-            ProducerShare(OTHER_PRODUCER, 0, 1, stored=2, dropped=0, truncated=0),
+        shares = await storage.read_shares(FLOW)
+        assert shares == [
+            ProducerShare(PRODUCER, 0, 8, stored=3, truncated=1, drops=(drop, elsewhere)),
+            ProducerShare(OTHER_PRODUCER, 0, 1, stored=2, truncated=0),
         ]
+        assert (shares[0].dropped_by_reason, shares[0].elsewhere) == ({"queue_full": 4}, 2)
+
+    async def test_a_share_covers_what_other_runs_have(self, storage):
+        """A seq between a run's lines that is another run's line is not missing."""
+        own, other = line(flow_run_id=FLOW), line(flow_run_id=OTHER_FLOW)
+        await storage.append(batch(own, other, line(), own), observed_ns=1)
+        (share,) = await storage.read_shares(FLOW)
+        assert (share.first_seq, share.last_seq, share.stored, share.missing) == (0, 3, 2, ())
+
+    async def test_what_is_neither_stored_nor_marked_is_missing(self, storage):
+        """Lines that went from the store are told as ranges between the run's first and last line."""
+        own = [line(str(n), at=n, flow_run_id=FLOW) for n in range(10)]
+        await storage.append(batch(*own, dropped=[DropMarker(4, 1, "closed")]), observed_ns=1)
+        await self.lose(storage, {2, 3, 5, 8})
+        (share,) = await storage.read_shares(FLOW)
+        assert share.missing == (SeqRange(2, 3), SeqRange(5, 5), SeqRange(8, 8))
+        assert (share.stored, share.dropped_by_reason) == (6, {"closed": 1})
+
+    async def test_a_goodbye_is_kept_until_a_line_follows(self, storage):
+        """The goodbye holds if it reaches the mark; a later batch takes it back, one sent again does not bring it."""
+
+        async def goodbye():
+            return (await storage.read_shares(FLOW))[0].goodbye
+
+        own = line(flow_run_id=FLOW)
+        assert await storage.append(batch(closing=True), observed_ns=1) == (-1, 0)
+        await storage.append(batch(own, own), observed_ns=1)
+        assert not await goodbye()
+        assert await storage.append(batch(first_seq=2, closing=True), observed_ns=1) == (1, 2)
+        assert await goodbye()
+        await storage.append(batch(own, own), observed_ns=1)
+        assert await goodbye()
+        await storage.append(batch(own, first_seq=2), observed_ns=1)
+        assert not await goodbye()
+        await storage.append(batch(first_seq=2, closing=True), observed_ns=1)
+        assert not await goodbye()
+        await storage.append(batch(own, first_seq=3, closing=True), observed_ns=1)
+        assert await goodbye()
+        await storage.append(batch(first_seq=4, dropped=[DropMarker(4, 1, "closed")]), observed_ns=1)
+        assert not await goodbye()
+
+    async def test_what_a_producer_claims_is_compared_with_what_arrived(self, storage):
+        """The claim in the run's own end counts, with the lines of its tree up to there; later ones are extra."""
+        sub = {"flow_run_id": OTHER_FLOW, "parent_flow_run_id": FLOW}
+        await storage.append(
+            batch(
+                line(flow_run_id=FLOW),
+                line(**sub, task_run_id=TASK),
+                line(task_run_id="stray", parent_task_run_id=TASK),
+                ended(2, run_id=OTHER_FLOW, parent_flow_run_id=FLOW),
+                ended(5, at=2),
+                line("late", at=3, flow_run_id=FLOW),
+            ),
+            observed_ns=1,
+        )
+        await storage.append(batch(line(**sub), producer=OTHER_PRODUCER), observed_ns=1)
+        here, there = await storage.read_shares(FLOW)
+        assert (here.expected, here.arrived, here.stored) == (5, 5, 6)
+        assert (there.expected, there.arrived, there.stored) == (None, 0, 1)
+        (here, there) = await storage.read_shares(OTHER_FLOW)
+        assert (here.expected, here.arrived) == (2, 3)
+        (task,) = await storage.read_shares("stray")
+        assert task.expected is None
+
+    async def test_claims_of_a_run_that_ended_twice_add_up(self, storage):
+        """A run that was opened again under its id is counted anew by its producer."""
+        own = line(flow_run_id=FLOW)
+        await storage.append(batch(own, ended(2), own, own, ended(3)), observed_ns=1)
+        (share,) = await storage.read_shares(FLOW)
+        assert (share.expected, share.arrived) == (5, 5)
+
+    @pytest.mark.parametrize("claim", ["5", None, True, -1, 2.0])
+    async def test_a_claim_that_is_no_number_is_none(self, storage, claim):
+        """Whatever stands in the attribute, only a count is taken for one."""
+        await storage.append(batch(ended(claim)), observed_ns=1)
+        (share,) = await storage.read_shares(FLOW)
+        assert share.expected is None
 
     async def test_the_part_of_a_marker_above_the_mark_counts(self, storage):
         """A marker that was told in part before is counted once."""
@@ -301,7 +386,7 @@ class StorageContract:
         overlapping = batch(line(flow_run_id=FLOW), first_seq=1, dropped=[DropMarker(1, 3, "queue_full")])
         assert await storage.append(overlapping, observed_ns=1) == (4, 3)
         (share,) = await storage.read_shares(FLOW)
-        assert (share.dropped, share.stored, share.last_seq) == (3, 2, 4)
+        assert (share.dropped_by_reason, share.stored, share.last_seq) == ({"queue_full": 3}, 2, 4)
 
     async def test_a_query_of_flow_runs_keeps_time_order(self, storage):
         """Lines of several runs asked for by id come in order of time."""
@@ -317,6 +402,13 @@ class StorageContract:
         assert isinstance(storage.location, str)
         assert storage.schema_version >= 0
         assert type(storage).__name__ in repr(storage)
+
+
+def ended(claim, **fields):
+    """The end of a run, with what its producer says that it sent."""
+    event = finished(**fields)
+    event.attributes["runlog.run.lines"] = claim
+    return event
 
 
 async def messages(storage, **query):

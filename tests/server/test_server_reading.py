@@ -373,24 +373,35 @@ async def test_a_receipt_counts_for_each_producer(client, send):
         dropped=[DropMarker(1, 2, "queue_full")],
     )
     await send(line(flow_run_id=OTHER_FLOW, parent_task_run_id=TASK), producer=OTHER_PRODUCER)
-    assert (await client.get(f"/runlog/v1/runs/{FLOW}/receipt")).json() == {
+    receipt = (await client.get(f"/runlog/v1/runs/{FLOW}/receipt")).json()
+    first, second = receipt.pop("producers")
+    assert receipt == {
         "run_id": FLOW,
         "complete": False,
-        "producers": [
-            {"producer": PRODUCER, "first_seq": 0, "last_seq": 4, "stored": 3, "dropped": 2, "truncated": 1},
-            {
-                "producer": OTHER_PRODUCER,
-                "first_seq": 0,
-                "last_seq": 0,
-                "stored": 1,
-                "dropped": 0,
-                "truncated": 0,
-            },
-        ],
+        "reasons": [f"2 lines dropped by producer {PRODUCER}: queue_full"],
+        "state": "COMPLETED",
         "stored": 4,
         "dropped": 2,
         "truncated": 1,
+        "missing": 0,
+        "dropped_by_reason": {"queue_full": 2},
     }
+    assert first == {
+        "producer": PRODUCER,
+        "first_seq": 0,
+        "last_seq": 4,
+        "stored": 3,
+        "dropped": 2,
+        "truncated": 1,
+        "dropped_by_reason": {"queue_full": 2},
+        "dropped_ranges": [{"first_seq": 1, "last_seq": 2, "count": 2, "reason": "queue_full"}],
+        "missing": 0,
+        "missing_ranges": [],
+        "goodbye": False,
+        "expected": None,
+        "arrived": None,
+    }
+    assert (second["producer"], second["stored"], second["dropped"]) == (OTHER_PRODUCER, 1, 0)
 
 
 @pytest.mark.parametrize(("events", "complete"), [([], False), ([finished()], True)])

@@ -13,3 +13,6 @@ class TestMemoryStorage(StorageContract):
         await storage.open()
         yield storage
         await storage.close()
+
+    async def lose(self, storage, seqs):
+        storage._lines = [line for line in storage._lines if line.seq not in seqs]

@@ -27,6 +27,11 @@ class TestSQLiteStorage(StorageContract):
         yield storage
         await storage.close()
 
+    async def lose(self, storage, seqs):
+        with sqlite3.connect(storage.location) as connection:
+            connection.executemany("DELETE FROM logs WHERE seq = ?", [(seq,) for seq in seqs])
+        connection.close()
+
 
 @pytest.fixture
 async def storage(tmp_path):
@@ -164,6 +169,56 @@ async def test_an_older_schema_is_brought_up(tmp_path, monkeypatch):
     assert connection.execute("PRAGMA user_version").fetchone() == (SCHEMA_VERSION + 1,)
     assert connection.execute("SELECT count(*) FROM more").fetchone() == (0,)
     connection.close()
+
+
+async def test_a_database_of_version_1_is_brought_up(tmp_path, monkeypatch):
+    """Its producers have not said goodbye and may do so from then on; its lines and runs have a receipt."""
+    from runlog.server.storage.sqlite import schema
+
+    path = tmp_path / "runlog.db"
+    connection = sqlite3.connect(path, isolation_level=None)
+    monkeypatch.setattr(schema, "MIGRATIONS", schema.MIGRATIONS[:1])
+    monkeypatch.setattr(schema, "SCHEMA_VERSION", 1)
+    schema.migrate(connection, path)
+    monkeypatch.undo()
+    connection.execute("INSERT INTO producers VALUES (1, ?, 2, 1, '{}', 1, 1)", (PRODUCER,))
+    connection.execute("INSERT INTO drops VALUES (1, 0, 1, 'queue_full', 1)")
+    connection.execute("INSERT INTO loggers VALUES (1, 'old')")
+    connection.execute("INSERT INTO scopes (key, flow_run_id) VALUES (1, ?)", (FLOW,))
+    connection.execute(
+        "INSERT INTO runs VALUES (1, ?, 'flow', NULL, NULL, NULL, 'UNKNOWN', 1, 1, '[0,1,0,0,0]', 1, 1, "
+        "'{}', NULL, NULL, NULL)",
+        (FLOW,),
+    )
+    connection.execute(
+        "INSERT INTO logs VALUES (1, 1, 1, 1, 20, 1, 1, 1, NULL, 'old', '{\"runlog.run.lines\":2}', NULL, "
+        "'runlog.run.finished', NULL, NULL, 0)"
+    )
+    connection.close()
+    for goodbye in (False, True):
+        storage = SQLiteStorage(path)
+        await storage.open()
+        assert await messages(storage) == ["old"]
+        (share,) = await storage.read_shares(FLOW)
+        assert (share.stored, share.expected, share.arrived, share.goodbye) == (1, 2, 1, goodbye)
+        assert await storage.append(batch(first_seq=2, closing=True), observed_ns=1) == (1, 2)
+        await storage.close()
+    assert schema.SCHEMA_VERSION == 2
+
+
+async def test_the_end_of_a_run_is_found_without_its_lines(storage):
+    """A receipt looks for the claims along the index that was made for it."""
+    from runlog.server.storage.sqlite import shares
+
+    statements = []
+
+    class Explainer:
+        def all(self, sql, *parameters):
+            statements.extend(storage._readers._local.reader.all(f"EXPLAIN QUERY PLAN {sql}", *parameters))
+            return []
+
+    await storage._reading.ask(lambda reader: shares._claims(Explainer(), FLOW))
+    assert any("logs_by_finished_run" in row[3] for row in statements), statements
 
 
 @pytest.mark.parametrize("place", ["directory", "file/runlog.db", "directory.lock"])

@@ -27,6 +27,7 @@ from runlog.server.query import (
     decode_cursor,
     encode_cursor,
 )
+from runlog.server.receipt import receipt_of
 from runlog.server.run_summary import FINAL_STATES
 from runlog.server.state import state_of
 from runlog.server.storage.base import RunPosition, RunQuery, run_position
@@ -150,24 +151,13 @@ async def get_run(request: Request) -> Response:
 
 
 async def get_receipt(request: Request) -> Response:
-    """Answer what is stored of a run, and what is known to be missing, for each producer of its lines."""
+    """Answer what is stored of a run and what is not, for each producer of its lines."""
     storage = state_of(request).storage
     run_id = request.path_params["ref"]
     found = await storage.read_runs(RunQuery(id=run_id, limit=1))
     if not found:
         raise _not_found(run_id)
-    shares = await storage.read_shares(run_id)
-    dropped = sum(share.dropped for share in shares)
-    return json_response(
-        {
-            "run_id": run_id,
-            "complete": found[0].state in FINAL_STATES and not dropped,
-            "producers": shares,
-            "stored": sum(share.stored for share in shares),
-            "dropped": dropped,
-            "truncated": sum(share.truncated for share in shares),
-        }
-    )
+    return json_response(receipt_of(found[0], await storage.read_shares(run_id)))
 
 
 async def _find_runs(storage: LogStorage, ref: str) -> RunSummary | list[RunSummary]:

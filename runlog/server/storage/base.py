@@ -9,6 +9,9 @@ passes ``tests/server/storage_contract.py``; its promises are:
 - Each producer has a mark, the seq that it must send next, which moves in the
   same transaction as its lines: what lies below it was stored before and is
   not stored again.
+- Whether a producer has said goodbye is as durable as its lines. A goodbye
+  counts if it reaches the producer's mark; whatever moves the mark later takes
+  it back.
 - Runs are derived from the lines as they arrive. The order of arrival of
   different producers' batches makes no difference to them.
 """
@@ -24,11 +27,12 @@ from runlog.records import DropMarker
 from runlog.server.query import Position
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
 
     from runlog.records import EventBatch, LogEvent
     from runlog.server.query import LogQuery
     from runlog.server.run_summary import Kind, RunSummary, State
+    from runlog.server.storage.shares import ProducerShare
 
 MAX_TREE_RUNS = 100_000
 """Most runs in one tree; a program that opens more in one flow run reads the rest by their own ids."""
@@ -107,25 +111,6 @@ class RunQuery:
     after: RunPosition | None = None
     limit: int = 50
     offset: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class ProducerShare:
-    """What one producer sent of a run and of those that were opened in it."""
-
-    producer: str
-    first_seq: int
-    last_seq: int
-    stored: int
-    """Lines of the runs."""
-    dropped: int
-    """
-    Lines that the producer lost between the first and the last.
-
-    They may have been another run's: what was dropped is not known any more.
-    """
-    truncated: int
-    """Stored lines that were cut to a size limit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,30 +213,6 @@ class LogStorage(ABC):
         """Count."""
 
 
-NOT_LOST: frozenset[str] = frozenset({"acknowledged_elsewhere"})
-"""Reasons of drop markers whose lines are stored, only by another server."""
-
-
-def merge_shares(shares: Sequence[ProducerShare]) -> list[ProducerShare]:
-    """Return one share a producer, from shares of disjoint sets of lines; ``dropped`` is left at 0."""
-    merged: dict[str, ProducerShare] = {}
-    for share in shares:
-        known = merged.get(share.producer)
-        merged[share.producer] = (
-            share
-            if known is None
-            else ProducerShare(
-                producer=share.producer,
-                first_seq=min(known.first_seq, share.first_seq),
-                last_seq=max(known.last_seq, share.last_seq),
-                stored=known.stored + share.stored,
-                dropped=0,
-                truncated=known.truncated + share.truncated,
-            )
-        )
-    return [merged[producer] for producer in sorted(merged)]
-
-
 def clip_drops(batch: EventBatch, mark: int) -> list[DropMarker]:
     """Return a batch's drop markers without what lies below the mark, which was told before."""
     return [
@@ -259,6 +220,11 @@ def clip_drops(batch: EventBatch, mark: int) -> list[DropMarker]:
         for marker in batch.dropped
         if marker.seq + marker.count > mark
     ]
+
+
+def says_goodbye(batch: EventBatch, mark: int) -> bool:
+    """Return whether a batch is its producer's goodbye, and not one sent again that later lines took back."""
+    return batch.closing and batch.last_seq + 1 >= mark
 
 
 def run_position(run: RunSummary) -> RunPosition:

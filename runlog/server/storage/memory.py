@@ -14,17 +14,24 @@ from typing import TYPE_CHECKING
 
 from runlog.server.run_summary import merge, summarise
 from runlog.server.storage.base import (
-    NOT_LOST,
     Appended,
     LogStorage,
     ProducerGapError,
-    ProducerShare,
     RunSet,
     Statistics,
     StoredLine,
     clip_drops,
-    merge_shares,
     run_position,
+    says_goodbye,
+)
+from runlog.server.storage.shares import (
+    Claim,
+    ProducerShare,
+    SeqRange,
+    claimed_lines,
+    merge_shares,
+    range_of,
+    uncovered,
 )
 
 if TYPE_CHECKING:
@@ -39,6 +46,7 @@ class _Producer:
     key: int
     next_seq: int = 0
     drops: list[DropMarker] = field(default_factory=list)
+    goodbye: bool = False
 
 
 class MemoryStorage(LogStorage):
@@ -68,6 +76,7 @@ class MemoryStorage(LogStorage):
         if batch.first_seq > mark:
             raise ProducerGapError(batch.producer, expected=mark, got=batch.first_seq)
         if batch.last_seq < mark:
+            producer.goodbye = producer.goodbye or says_goodbye(batch, mark)
             return Appended(mark - 1, mark)
         self._producers[batch.producer] = producer
         new = [(seq, event) for seq, event in batch.numbered() if seq >= mark]
@@ -76,6 +85,7 @@ class MemoryStorage(LogStorage):
         ]
         producer.drops += clip_drops(batch, mark)
         producer.next_seq = batch.last_seq + 1
+        producer.goodbye = says_goodbye(batch, mark)
         for key, summary in summarise(event for _, event in new)[0].items():
             known = self._runs.get(key)
             self._runs[key] = summary if known is None else merge(known, summary)
@@ -140,24 +150,38 @@ class MemoryStorage(LogStorage):
     async def read_shares(self, run_id: str) -> list[ProducerShare]:
         """Count the lines of the runs."""
         runs = self._run_set(run_id)
+        lines = [line for line in self._lines if runs.matches(line.event)]
         shares = merge_shares(
             [
-                ProducerShare(line.producer, line.seq, line.seq, 1, 0, int(line.event.truncated_bytes > 0))
-                for line in self._lines
-                if runs.matches(line.event)
+                ProducerShare(line.producer, line.seq, line.seq, 1, int(line.event.truncated_bytes > 0))
+                for line in lines
             ]
         )
-        return [
-            replace(
-                share,
-                dropped=sum(
-                    marker.count
-                    for marker in self._producers[share.producer].drops
-                    if share.first_seq < marker.seq < share.last_seq and marker.reason not in NOT_LOST
-                ),
-            )
-            for share in shares
-        ]
+        claims: dict[str, Claim] = {}
+        for line in lines:  # a producer's come in the order of their seqs
+            event = line.event
+            claimed = claimed_lines(event.event_name, event.attributes)
+            if claimed is not None and (event.task_run_id or event.flow_run_id) == run_id:
+                claims[line.producer] = Claim(line.seq, claimed).and_before(claims.get(line.producer))
+        return [self._explain(share, claims.get(share.producer), lines) for share in shares]
+
+    def _explain(self, share: ProducerShare, claim: Claim | None, lines: list[StoredLine]) -> ProducerShare:
+        """Add to a share what lies between its lines, and what its producer says."""
+        producer = self._producers[share.producer]
+        drops = tuple(m for m in producer.drops if share.first_seq < m.seq < share.last_seq)
+        stored = [SeqRange(line.seq, line.seq) for line in self._lines if line.producer == share.producer]
+        return replace(
+            share,
+            drops=drops,
+            missing=uncovered(
+                SeqRange(share.first_seq, share.last_seq), [*stored, *(range_of(marker) for marker in drops)]
+            ),
+            goodbye=producer.goodbye,
+            expected=claim.lines if claim is not None else None,
+            arrived=sum(line.producer == share.producer and line.seq <= claim.seq for line in lines)
+            if claim is not None
+            else 0,
+        )
 
     async def read_statistics(self) -> Statistics:
         """Count."""

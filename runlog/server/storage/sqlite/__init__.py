@@ -11,24 +11,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sqlite3
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from runlog.exceptions import StorageError
 from runlog.server.query import RunIn, Sql
 from runlog.server.storage.base import (
     MAX_TREE_RUNS,
-    NOT_LOST,
     LogStorage,
-    ProducerShare,
     RunSet,
     Statistics,
-    merge_shares,
 )
 from runlog.server.storage.sqlite.file import FileLock, prepare_file, storage_errors
 from runlog.server.storage.sqlite.reader import ReaderPool
 from runlog.server.storage.sqlite.rows import LINE_COLUMNS, RUN_COLUMNS, run_of_row, stored_lines
 from runlog.server.storage.sqlite.schema import SCHEMA_VERSION, migrate
+from runlog.server.storage.sqlite.shares import read_shares
 from runlog.server.storage.sqlite.writer import Writer
 
 if TYPE_CHECKING:
@@ -38,6 +35,7 @@ if TYPE_CHECKING:
     from runlog.server.query import LogQuery
     from runlog.server.run_summary import RunSummary
     from runlog.server.storage.base import Appended, RunQuery, StoredLine
+    from runlog.server.storage.shares import ProducerShare
     from runlog.server.storage.sqlite.reader import Reader
 
 
@@ -146,23 +144,10 @@ class SQLiteStorage(LogStorage):
         return await self._reading.ask(question)
 
     async def read_shares(self, run_id: str) -> list[ProducerShare]:
-        """Count along the indexes by run, then look for what was dropped."""
-
-        def question(reader: Reader) -> list[ProducerShare]:
-            shares = merge_shares(
-                [
-                    ProducerShare(reader.producer(producer), first, last, stored, 0, truncated)
-                    for part in _parts(_run_set(reader, run_id))
-                    for producer, first, last, stored, truncated in reader.all(
-                        "SELECT producer, min(seq), max(seq), count(*), sum(truncated_bytes > 0) "  # noqa: S608 - as above
-                        f"FROM logs l WHERE {part.text} GROUP BY producer",
-                        *part.parameters,
-                    )
-                ]
-            )
-            return [replace(share, dropped=_dropped(reader, share)) for share in shares]
-
-        return await self._reading.ask(question)
+        """Count along the indexes by run, then look for what lies between the lines."""
+        return await self._reading.ask(
+            lambda reader: read_shares(reader, run_id, _parts(_run_set(reader, run_id)))
+        )
 
     async def read_statistics(self) -> Statistics:
         """Add up the producers' counts: counting the lines themselves would read an index through."""
@@ -251,16 +236,3 @@ def _run_condition(query: RunQuery) -> tuple[str, list[Any]]:
     if query.after is not None:
         tests.append(("(started_ns, id, kind) < (?, ?, ?)", query.after))
     return " AND ".join(text for text, _ in tests), [value for _, values in tests for value in values]
-
-
-def _dropped(reader: Reader, share: ProducerShare) -> int:
-    rows = reader.all(
-        "SELECT coalesce(sum(count), 0) FROM drops "  # noqa: S608 - literals with question marks
-        "WHERE producer = (SELECT key FROM producers WHERE id = ?) AND seq > ? AND seq < ? "
-        f"AND reason NOT IN ({', '.join('?' * len(NOT_LOST))})",
-        share.producer,
-        share.first_seq,
-        share.last_seq,
-        *sorted(NOT_LOST),
-    )
-    return int(rows[0][0])

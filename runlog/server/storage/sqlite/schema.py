@@ -19,6 +19,12 @@ Version 1:
   scopes (what a line says about its runs). Two scopes may be equal.
 - ``runs`` is `runlog.server.run_summary.RunSummary`; of its columns, those that
   are asked for are spelled out, the facts with their times are JSON.
+
+Version 2:
+
+- ``producers`` know who has said goodbye. Those of version 1 never could.
+- A small index finds the events that ended a run, for its receipt: the run is
+  the innermost of such a line, and keys of flow runs and task runs never meet.
 """
 
 from __future__ import annotations
@@ -115,6 +121,11 @@ MIGRATIONS = (
     CREATE INDEX logs_by_task_run ON logs (task_run, timestamp_ns, producer, seq, level)
         WHERE task_run IS NOT NULL;
     CREATE INDEX logs_by_time ON logs (timestamp_ns, producer, seq, level);
+    """,
+    """
+    ALTER TABLE producers ADD COLUMN goodbye INTEGER NOT NULL DEFAULT 0;
+    CREATE INDEX logs_by_finished_run ON logs (ifnull(task_run, flow_run))
+        WHERE event_name = 'runlog.run.finished';
     """,
 )
 """Scripts that lead from version n to n + 1, in order."""

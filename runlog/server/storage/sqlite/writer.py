@@ -21,7 +21,7 @@ import msgspec
 
 from runlog.exceptions import StorageError
 from runlog.server.run_summary import merge, summarise
-from runlog.server.storage.base import Appended, ProducerGapError, clip_drops
+from runlog.server.storage.base import Appended, ProducerGapError, clip_drops, says_goodbye
 from runlog.server.storage.sqlite.file import storage_errors
 from runlog.server.storage.sqlite.rows import (
     INSERT_LINE,
@@ -176,9 +176,12 @@ class Writer:
         if batch.first_seq > mark:
             raise ProducerGapError(batch.producer, expected=mark, got=batch.first_seq)
         last_seq = batch.last_seq
-        if last_seq < mark:
-            return Appended(mark - 1, mark)
         execute = self._connection.execute
+        goodbye = says_goodbye(batch, mark)
+        if last_seq < mark:
+            if goodbye and producer is not None:
+                execute("UPDATE producers SET goodbye = 1 WHERE key = ?", (producer.key,))
+            return Appended(mark - 1, mark)
         if producer is None:
             producer = self._new_producer(batch.producer, observed_ns)
         new = [(seq, event) for seq, event in batch.numbered() if seq >= mark]
@@ -208,13 +211,14 @@ class Writer:
                 (producer.key, marker.seq, marker.count, marker.reason, observed_ns),
             )
         execute(
-            "UPDATE producers SET next_seq = ?, lines = lines + ?, resource = ?, last_observed_ns = ? "
-            "WHERE key = ?",
+            "UPDATE producers SET next_seq = ?, lines = lines + ?, resource = ?, last_observed_ns = ?, "
+            "goodbye = ? WHERE key = ?",
             (
                 last_seq + 1,
                 len(new),
                 msgspec.json.encode(batch.resource).decode(),
                 observed_ns,
+                goodbye,
                 producer.key,
             ),
         )
@@ -239,7 +243,10 @@ class Writer:
 
     def _new_producer(self, producer_id: str, observed_ns: int) -> _Producer:
         key = self._insert(
-            "INSERT INTO producers VALUES (NULL, ?, 0, 0, '{}', ?, ?)", producer_id, observed_ns, observed_ns
+            "INSERT INTO producers VALUES (NULL, ?, 0, 0, '{}', ?, ?, 0)",
+            producer_id,
+            observed_ns,
+            observed_ns,
         )
         return self._remember(self._producers, producer_id, _Producer(key, 0))
 
