@@ -25,6 +25,8 @@ class Answer:
     """Seconds that the server asked to be left alone."""
     detail: str = ""
     """One line for people, without secrets."""
+    is_verdict: bool = True
+    """Whether the log server itself speaks, and not a proxy before it, which knows nothing of the lines."""
 
 
 MAX_RETRY_AFTER = 3600.0
@@ -50,14 +52,14 @@ def judge(answer: Answer, *, last_seq: int) -> Verdict:
 
     Only a body that names the batch's last seq, or a later one, counts as
     success: an empty 200 from a proxy in between stored nothing. 413 means that
-    the batch is too large, 400 and 422 that something in it is not acceptable;
-    both are narrowed down by halving. Everything else may pass: refused keys
+    the batch is too large, whoever says so; 400 and 422 of the log server itself
+    that something in it is not acceptable; both are narrowed down by halving. Everything else may pass: refused keys
     (401, 403) get fixed, missing routes (404) get deployed, servers restart.
     """
     status = answer.status
     if status is not None and 200 <= status < 300 and answer.acked is not None and answer.acked >= last_seq:
         return Verdict.ACKED
-    if status in (400, 413, 422):
+    if status == 413 or (status in (400, 422) and answer.is_verdict):
         return Verdict.SPLIT
     if status == 409 and answer.expected is not None:
         return Verdict.RESUME

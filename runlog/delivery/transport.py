@@ -36,6 +36,9 @@ CONNECT_TIMEOUT = 3.0
 TOTAL_TIMEOUT = 10.0
 """Seconds until an answer must be there."""
 
+MAX_ANSWER_BYTES = 65_536
+"""Most bytes that an answer may have: ours has thirty, and memory is not a stranger's to fill."""
+
 BATCHES_PATH = "/runlog/v1/batches"
 
 
@@ -138,15 +141,22 @@ class HTTPTransport:
         http, client = self._open()
         self._deadline.at = time.monotonic() + timeout
         try:
-            response = client.post(
+            with client.stream(
+                "POST",
                 target + BATCHES_PATH,
                 content=encode_batch(producer, batch),
                 headers={"Content-Type": "application/json", **self._headers},
                 timeout=http.Timeout(timeout, connect=min(timeout, CONNECT_TIMEOUT)),
-            )
+                follow_redirects=False,
+            ) as response:
+                body = b""
+                for part in response.iter_bytes():
+                    body += part
+                    if len(body) > MAX_ANSWER_BYTES:
+                        return Answer(None, detail=f"an answer of more than {MAX_ANSWER_BYTES} bytes")
+                return read_answer(response.status_code, response.headers, body)
         except (http.HTTPError, http.InvalidURL, OSError, ValueError) as error:
             return Answer(None, detail=f"{type(error).__name__}: {error}".rstrip(": "))
-        return read_answer(response.status_code, response.headers, response.content)
 
     def _open(self) -> tuple[ModuleType, Client]:
         """Return the HTTP module and a client, loading and building them for the first batch."""
@@ -188,12 +198,18 @@ def read_answer(status: int, headers: Mapping[str, str], body: bytes) -> Answer:
         detail = str(facts["detail"]) if isinstance(facts, dict) and "detail" in facts else ""
     if not isinstance(facts, dict):
         facts = {}
+    acked = _integer(facts.get("acked"))
+    if 300 <= status < 400:
+        detail = f"redirects to {headers.get('location', 'nowhere')[:200]}, which is not followed"
+    elif 200 <= status < 300 and acked is None:
+        detail = "without an acknowledgement"
     return Answer(
         status,
-        acked=_integer(facts.get("acked")),
+        acked=acked,
         expected=_integer(facts.get("expected")),
         retry_after=_seconds(headers.get("retry-after")),
         detail=f"HTTP {status} {detail[:500]}".rstrip(),
+        is_verdict="detail" in facts,
     )
 
 

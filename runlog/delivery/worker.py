@@ -141,6 +141,7 @@ class DeliveryWorker:
         self._send_lock = threading.Lock()
         self._failures = 0
         self._retry_at = float("-inf")
+        self._not_before = float("-inf")
         self._progress = threading.Condition()
         self._acked_seq = -1
         self._flush_seq = -1
@@ -460,6 +461,8 @@ class DeliveryWorker:
         self._last_error = answer.detail
         delay = self._backoff.delay(self._failures, random=random.random(), retry_after=answer.retry_after)  # noqa: S311
         self._retry_at = self._clock() + delay
+        # What the server asked for holds for a flush as well.
+        self._not_before = self._retry_at if answer.retry_after is not None else float("-inf")
         if self._failures == 2:  # one failure is a restart; two are worth a word
             self._report(
                 "unreachable",
@@ -525,7 +528,7 @@ class DeliveryWorker:
         if self._transport.target is None:
             return False
         self._flush_seq = target
-        self._retry_at = min(self._retry_at, self._clock())  # a flush is worth a try now
+        self._retry_at = min(self._retry_at, max(self._clock(), self._not_before))  # worth a try now
         self._wake.put(None)
         thread = self._thread
         if thread is None:
@@ -565,7 +568,7 @@ class DeliveryWorker:
             target = self._queue.next_seq - 1
         if self._acked_seq < target and self._transport.target is not None:
             self._flush_seq = target
-            self._retry_at = min(self._retry_at, self._clock())
+            self._retry_at = min(self._retry_at, max(self._clock(), self._not_before))
             self._drain(target, deadline)
         return self._acked_seq >= target
 

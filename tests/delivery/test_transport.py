@@ -8,6 +8,7 @@ import json
 import socket
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -19,6 +20,7 @@ from runlog.delivery.transport import HTTPTransport, InMemoryTransport, encode_b
 from runlog.discovery import publish_local_server
 from runlog.records import DropMarker, decode_batch
 
+UNACKED = "HTTP 200 without an acknowledgement"
 PRODUCER = Producer("0123456789abcdef0123", 1, b'{"service.name":"s"}')
 EVENT = b'{"timestamp_ns":1,"level":20,"name":"n","message":"m"}'
 
@@ -73,7 +75,7 @@ def send():
 def test_the_request(server, send):
     """The body is a batch that decodes, under the address that users configure, with their headers."""
     answer = send(server.url + "/", headers={"Authorization": "Bearer k"})
-    assert answer == Answer(200, acked=0, detail="HTTP 200")
+    assert answer == Answer(200, acked=0, detail="HTTP 200", is_verdict=False)
     path, headers, body = server.requests[0]
     assert path == "/api/runlog/v1/batches"
     assert headers["Authorization"] == "Bearer k"
@@ -107,11 +109,18 @@ def test_markers_are_encoded():
 @pytest.mark.parametrize(
     ("status", "headers", "body", "answer"),
     [
-        (200, {}, b"", Answer(200, detail="HTTP 200")),
-        (200, {}, b"<html>", Answer(200, detail="HTTP 200")),
-        (200, {}, b"[1]", Answer(200, detail="HTTP 200")),
-        (200, {}, b'{"acked": "0"}', Answer(200, detail="HTTP 200")),
-        (200, {}, b"\xff", Answer(200, detail="HTTP 200")),
+        (200, {}, b"", Answer(200, detail=UNACKED)),
+        (200, {}, b"<html>", Answer(200, detail=UNACKED)),
+        (200, {}, b"[1]", Answer(200, detail=UNACKED)),
+        (200, {}, b'{"acked": "0"}', Answer(200, detail=UNACKED)),
+        (200, {}, b"\xff", Answer(200, detail=UNACKED)),
+        (422, {}, b'{"detail": "bad"}', Answer(422, detail="HTTP 422 bad")),
+        (
+            307,
+            {"location": "http://x/"},
+            b"",
+            Answer(307, detail="HTTP 307 redirects to http://x/, which is not followed"),
+        ),
         (409, {}, b'{"detail": "gap", "expected": 3}', Answer(409, expected=3, detail="HTTP 409 gap")),
         (429, {"retry-after": "7"}, b"", Answer(429, retry_after=7.0, detail="HTTP 429")),
         (503, {"retry-after": "-7"}, b"", Answer(503, retry_after=0.0, detail="HTTP 503")),
@@ -125,8 +134,9 @@ def test_markers_are_encoded():
     ],
 )
 def test_answers(status, headers, body, answer):
-    """Only what a body of ours says counts; anything else is told by its status."""
-    assert read_answer(status, headers, body) == answer
+    """Only what a body of ours says counts; anything else is told by its status, and is no verdict."""
+    expected = replace(answer, is_verdict=b"detail" in body)
+    assert read_answer(status, headers, body) == expected
 
 
 def test_redirects_are_not_followed(server, send):
@@ -239,3 +249,11 @@ def test_a_server_that_dribbles(part):
         thread.join(20)
     assert answer.status is None
     assert "Timeout" in answer.detail
+
+
+def test_an_endless_answer_is_not_read(server, send):
+    """An answer that is far too long is not taken into memory."""
+    server.answer = (200, {}, b" " * 1_000_000)
+    answer = send(server.url)
+    assert answer.status is None
+    assert "more than 65536 bytes" in answer.detail

@@ -203,6 +203,9 @@ def test_retry_after_is_obeyed(make_worker):
     worker.put(event(), background=False)
     assert not worker.send_now(59)
     assert transport.sends == 1
+    worker.put(event(), background=False)
+    assert not worker.send_now(0)
+    assert transport.sends == 1, "a flush does not overrule the server"
     assert worker.send_now(60)
 
 
