@@ -53,8 +53,9 @@ def judge(answer: Answer, *, last_seq: int) -> Verdict:
     Only a body that names the batch's last seq, or a later one, counts as
     success: an empty 200 from a proxy in between stored nothing. 413 means that
     the batch is too large, whoever says so; 400 and 422 of the log server itself
-    that something in it is not acceptable; both are narrowed down by halving. Everything else may pass: refused keys
-    (401, 403) get fixed, missing routes (404) get deployed, servers restart.
+    that something in it is not acceptable; both are narrowed down by halving.
+    Everything else may pass: refused keys (401, 403) get fixed, missing routes
+    (404) get deployed, servers restart.
     """
     status = answer.status
     if status is not None and 200 <= status < 300 and answer.acked is not None and answer.acked >= last_seq:
