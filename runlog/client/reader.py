@@ -259,7 +259,10 @@ class LogReader:
 
     def receipt(self, run_id: str) -> dict[str, Any]:
         """
-        Return what was stored, dropped and truncated of a run, for each producer of its lines.
+        Return whether all lines of a run are stored, and what is known of each producer of them.
+
+        Among its keys are ``complete``, ``reasons`` (why it is not), and
+        ``producers``, each with the ranges of what it dropped and what is missing.
 
         Args:
             run_id: Id of a flow or task run, as `run` returns it.

@@ -2,9 +2,9 @@
 The judgement on a run: whether all that was logged in it is stored, and if not, why not.
 
 A storage tells what each producer sent (`runlog.server.storage.shares`); here
-that becomes an answer. A run is complete only if nothing speaks against it: it
-has ended, no seq between its lines is missing or was given up, and every
-producer that said how many lines it sent has that many stored.
+that becomes an answer. A run is complete only if nothing speaks against it: its
+beginning and its end are stored, no seq between its lines is missing or was
+given up, and every producer that said how many lines it sent has that many stored.
 """
 
 from __future__ import annotations
@@ -126,6 +126,9 @@ def _producer_receipt(share: ProducerShare) -> ProducerReceipt:
 def _reasons(run: RunSummary, shares: Sequence[ProducerShare]) -> Iterator[str]:
     if run.state not in FINAL_STATES:
         yield "the run has not ended" if run.state == "RUNNING" else "nothing tells that the run has ended"
+    elif run.opened is None:
+        # What was given up before the first line that is stored lies outside every range.
+        yield "the line that began the run is not stored"
     for share in shares:
         who = f"producer {share.producer}"
         for reason, count in share.dropped_by_reason.items():

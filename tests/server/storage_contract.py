@@ -371,7 +371,7 @@ class StorageContract:
         (share,) = await storage.read_shares(FLOW)
         assert (share.expected, share.arrived) == (5, 5)
 
-    @pytest.mark.parametrize("claim", ["5", None, True, -1, 2.0])
+    @pytest.mark.parametrize("claim", ["5", None, True, -1, 2.0, 2**63])
     async def test_a_claim_that_is_no_number_is_none(self, storage, claim):
         """Whatever stands in the attribute, only a count is taken for one."""
         await storage.append(batch(ended(claim)), observed_ns=1)

@@ -80,6 +80,12 @@ def test_a_run_that_has_not_ended_is_not_complete(summary, reason):
     assert (receipt.complete, receipt.reasons) == (False, [reason])
 
 
+def test_a_run_without_its_beginning_is_not_complete():
+    """Where the first line is not there, neither may be those that followed it."""
+    receipt = receipt_of(run(line(flow_run_id=FLOW), finished()), [share()])
+    assert (receipt.complete, receipt.reasons) == (False, ["the line that began the run is not stored"])
+
+
 def test_counts_add_up_over_producers():
     """Totals are those of all producers; what another server has is not counted as dropped."""
     receipt = receipt_of(

@@ -12,6 +12,7 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
+from runlog.records import SEQ_BITS
 from runlog.server.run_summary import FINISHED
 
 if TYPE_CHECKING:
@@ -30,6 +31,9 @@ sent, this one included.
 
 NOT_LOST: frozenset[str] = frozenset({"acknowledged_elsewhere"})
 """Reasons of drop markers whose lines are stored, only by another server."""
+
+_COUNTS = range(2**SEQ_BITS + 1)
+"""How many lines a producer can have sent; anything else that a run's end says is no count."""
 
 
 class SeqRange(NamedTuple):
@@ -151,4 +155,4 @@ def range_of(marker: DropMarker) -> SeqRange:
 def claimed_lines(event_name: str | None, attributes: dict[str, Any]) -> int | None:
     """Return the number of lines that an event claims for the run it ends; `None` if it claims none."""
     lines = attributes.get(RUN_LINES)
-    return lines if event_name == FINISHED and type(lines) is int and lines >= 0 else None
+    return lines if event_name == FINISHED and type(lines) is int and lines in _COUNTS else None
