@@ -6,9 +6,14 @@ import logging
 import os
 import sys
 
+import hypothesis
 import pytest
 
 from runlog import redaction
+
+# The same examples in every run, and no time limit for one: the machine may be busy.
+hypothesis.settings.register_profile("runlog", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("runlog")
 
 
 @pytest.fixture
