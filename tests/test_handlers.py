@@ -521,3 +521,24 @@ def test_a_flow_run_ends_with_the_number_of_its_lines(make_logger, memory):
     assert inner == 3
     assert outer == len(events) - 1 == 9
     assert handler._worker._lines_of == {}
+
+
+def test_a_late_line_counts_for_the_run_around(make_logger, memory, monkeypatch):
+    """A line of an inner flow that comes after its end is counted by the flow around it."""
+    from runlog.loggers import get_run_logger
+    from runlog.runs import flow_run as opened_flow
+
+    monkeypatch.setattr("runlog.delivery.worker.MAX_ENDED_RUNS", 2)
+    make_logger(name="runlog.flow_runs", transport=memory)
+    handler = logging.getLogger("runlog.flow_runs").handlers[0]
+    logging.getLogger("runlog").setLevel(logging.INFO)
+    with opened_flow("outer"):
+        with opened_flow("forgotten"):
+            pass
+        with opened_flow("middle"), opened_flow("inner") as inner:
+            late = inner.logger
+        late.info("late")
+        get_run_logger().info("x")
+    assert handler.flush(WAIT)
+    events = [event for batch in memory.batches for event in batch.events]
+    assert events[-1].attributes["runlog.run.lines"] == len(events)

@@ -53,6 +53,9 @@ What an event survives once its call has returned.
 ``sync``: what `DeliveryWorker.flush` confirmed survives a power cut as well.
 """
 
+MAX_ENDED_RUNS = 10_000
+"""How many ended runs are remembered, for lines that come late."""
+
 ADOPTION_INTERVAL = 30.0
 """Seconds between two looks for what other processes left behind."""
 
@@ -130,7 +133,9 @@ class DeliveryWorker:
         self._lock = threading.RLock()
         self._reentered: deque[tuple[bytes, str | None]] = deque()
         # Events by flow run, of those that began in this process and have not ended.
-        self._lines_of: dict[str | None, int] = {}
+        self._lines_of: dict[str, int] = {}
+        # Of those that ended inside another: which one. A thread may still log for them.
+        self._ended_in: dict[str, str] = {}
         self._producer = Producer(resource=self._resource)
         self._queue = self._new_queue()
         self._lane = Lane(self._producer, self._queue)
@@ -243,9 +248,12 @@ class DeliveryWorker:
         with self._lock:
             # Within the lock, so that no other thread's event of the run comes in between.
             event.attributes["runlog.run.lines"] = lines = self._lines_of.pop(run) + 1
-            parent = event.parent_flow_run_id
-            if parent in self._lines_of:
+            parent = self._open_run_of(event.parent_flow_run_id)
+            if parent is not None:
                 self._lines_of[parent] += lines - 1  # this event is added as it is taken
+                self._ended_in[run] = parent
+                if len(self._ended_in) > MAX_ENDED_RUNS:
+                    del self._ended_in[next(iter(self._ended_in))]
             taken, wake = self._admit(encode_event(event, max_bytes), parent, final=True)
             wake |= self._admit_reentered()
         self._after_put(taken=bool(taken), wake=wake and background)
@@ -306,9 +314,15 @@ class DeliveryWorker:
 
     def _accept(self, event: bytes, run: str | None, now: float) -> bool:
         self._accepted += 1
-        if run in self._lines_of:
-            self._lines_of[run] += 1
+        if self._lines_of and (counted := self._open_run_of(run)) is not None:
+            self._lines_of[counted] += 1
         return self._queue.add(event, now=now)
+
+    def _open_run_of(self, run: str | None) -> str | None:
+        """Return the run, or that around it which has not ended; `None` if none is counted."""
+        while run is not None and run not in self._lines_of:
+            run = self._ended_in.get(run)
+        return run
 
     def _drop_new(self, now: float) -> tuple[bool, bool]:
         reason = self._queue.drop_reason
