@@ -61,7 +61,7 @@ def doctor(ctx: click.Context, *, output_format: str, color: ColorChoice) -> Non
     Find out why lines do not arrive.
 
     Looks at the settings and where they come from, the logging configuration and
-    overrides of it, disabled loggers, the queue, and the server. Exit code 1 if
+    overrides of it, disabled loggers, what waits, and the server. Exit code 1 if
     something is wrong.
     """
     from runlog.rendering import visible  # noqa: PLC0415 - not for --help
@@ -106,6 +106,7 @@ def examine() -> Iterator[Finding]:
     if configured:
         yield from _loggers()
     yield from _delivery(settings)
+    yield from _spool(settings)
     yield from _server(settings)
 
 
@@ -200,13 +201,15 @@ def _delivery(settings: Settings) -> Iterator[Finding]:
             "set PREFECT_LOGGING_TO_API_ENABLED=true to send them",
         )
     limits = settings.delivery
-    size = f"{limits.max_queue_bytes / 2**20:.0f} MiB"
+    in_memory = settings.durability == "memory"
+    size = f"{(limits.max_queue_bytes if in_memory else limits.max_spool_bytes) / 2**20:,.0f} MiB"
+    where = "in memory" if in_memory else "on disk"
     queues = statistics()
     if not queues:
         yield Finding(
             "ok",
             "queue",
-            f"nothing waits here; a program's own holds up to {size}, then: {limits.when_full}",
+            f"nothing waits in this process; a program's own holds up to {size} {where}, then: {limits.when_full}",
         )
     for queue in queues:
         lost = sum(queue["dropped"].values())
@@ -216,6 +219,29 @@ def _delivery(settings: Settings) -> Iterator[Finding]:
         yield Finding(
             "wrong" if lost or error else "ok", "queue", f"{text}, last error: {error}" if error else text
         )
+
+
+def _spool(settings: Settings) -> Iterator[Finding]:
+    """What programs, living and dead ones, have on disk for each server."""
+    from runlog.delivery.spool import DEAD_LETTERS, directory_bytes  # noqa: PLC0415 - as above
+
+    spool = settings.home / "spool"
+    targets = sorted(path for path in spool.iterdir() if path.is_dir()) if spool.is_dir() else []
+    waiting = [(target, directory_bytes(target)) for target in targets]
+    if not any(size for _, size in waiting):
+        yield Finding("ok", "spool", f"nothing waits in {spool}")
+    for target, size in waiting:
+        if size:
+            yield Finding(
+                "note", "spool", f"{size:,} bytes of lines in {target}, of running programs included"
+            )
+        if (target / DEAD_LETTERS).exists():
+            yield Finding(
+                "note",
+                "spool",
+                f"the server refused lines: {target / DEAD_LETTERS}",
+                "look at what was refused",
+            )
 
 
 def _server(settings: Settings) -> Iterator[Finding]:

@@ -38,7 +38,7 @@ def test_all_is_well(run_cli, healthy):
     lines = [line.split(maxsplit=2) for line in result.stdout.splitlines()]
     assert {verdict for verdict, *_ in lines} == {"ok"}
     assert [*dict.fromkeys(subject for _, subject, _ in lines)] == [
-        *("runlog", "settings", "logging", "loggers", "queue", "server")
+        *("runlog", "settings", "logging", "loggers", "queue", "spool", "server")
     ]
     assert "http://server.test/api answers in " in lines[-1][2]
     assert f"runlog {runlog.__version__}, 2 runs, 7 lines, /data/runlog.db" in lines[-1][2]
@@ -246,3 +246,18 @@ def test_a_real_server_is_found_well(run_cli, real_server, monkeypatch):
     result = run_cli("doctor")
     assert result.exit_code == 0, result.stdout
     assert f"{real_server} answers in " in result.stdout
+
+
+def test_what_waits_on_disk(healthy):
+    """Lines that programs left on disk, and lines that a server refused, are worth knowing."""
+    (found,) = about("spool")
+    assert found.verdict == "ok"
+    home = get_current_settings().home
+    target = home / "spool" / "local"
+    target.mkdir(parents=True)
+    (target / ("0" * 20 + "-0000000000000.seg")).write_bytes(bytes(1234))
+    (target / "dead-letters.jsonl").write_text("{}\n")
+    waiting, refused = about("spool")
+    assert (waiting.verdict, refused.verdict) == ("note", "note")
+    assert "1,234 bytes of lines in" in waiting.text
+    assert "dead-letters.jsonl" in refused.text
