@@ -209,7 +209,7 @@ def _delivery(settings: Settings) -> Iterator[Finding]:
         yield Finding(
             "ok",
             "queue",
-            f"nothing waits in this process; a program's own holds up to {size} {where}, then: {limits.when_full}",
+            f"nothing waits in this process; a program holds up to {size} {where}, then: {limits.when_full}",
         )
     for queue in queues:
         lost = sum(queue["dropped"].values())
