@@ -49,6 +49,7 @@ COMMANDS = {
     "receipt": LazyCommand("runlog.cli.receipt:receipt", "Tell whether all lines of a run are stored."),
     "runs": LazyCommand("runlog.cli.runs:runs", "List runs, newest first."),
     "server": LazyCommand("runlog.cli.server:server", "Start the log server."),
+    "spool": LazyCommand("runlog.cli.spool:spool", "See, send or delete lines that wait on this machine."),
 }
 """Every command, by name."""
 

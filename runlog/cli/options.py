@@ -52,7 +52,7 @@ def url_option(function: F) -> F:
     return click.option(
         "--url",
         metavar="URL",
-        help="API of the server to read. [default: $PREFECT_API_URL, else the server of this machine]",
+        help="API of the server to read. [default: $PREFECT_API_URL, else the store of this machine]",
     )(function)
 
 
@@ -116,9 +116,17 @@ def open_reader(url: str | None) -> LogReader:
     """
     Return a reader of the server at *url*, by default of the one that the settings name.
 
+    Where they name none, it reads this machine's store, with the lines that wait in its spool.
+
     Raises:
-        ServerUnreachableError: If nothing says where a server is.
+        ServerUnreachableError: If there is nothing to read.
     """
     from runlog.client import LogReader  # noqa: PLC0415 - loads the HTTP client, 100 ms
+    from runlog.settings import get_current_settings  # noqa: PLC0415 - pydantic, 290 ms
 
+    settings = get_current_settings()
+    if url is None and settings.api.url is None:
+        from runlog.cli.local import LocalReader  # noqa: PLC0415 - not for a server elsewhere
+
+        return LocalReader(settings)
     return LogReader.from_settings(url)

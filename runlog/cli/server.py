@@ -38,27 +38,34 @@ def start(*, host: str | None, port: int | None, database: str | None, reload: b
     Start the log server and run it until Ctrl-C.
 
     Programs and commands of this machine with the same RUNLOG_HOME find it by
-    themselves; others need PREFECT_API_URL.
+    themselves; others need PREFECT_API_URL. What programs left in the spool while
+    no server ran is taken in.
     """
     app = import_server("runlog server start")
+    from runlog.cli.local import SpoolIntake  # noqa: PLC0415 - only for a server that runs
     from runlog.configuration import setup_logging  # noqa: PLC0415 - only for a server that runs
     from runlog.settings import get_current_settings  # noqa: PLC0415 - pydantic, 290 ms
 
     settings = get_current_settings()
     setup_logging()  # so that what the server itself has to say is seen
     database = database or settings.server.database or str(settings.home / "runlog.db")
+    intake = SpoolIntake(settings)
 
     def ready(url: str) -> None:
         note(f"log server at {url}, database {without_password(database)}; Ctrl-C stops it")
+        intake.start()
 
-    app.run_server(
-        host or settings.server.host,
-        settings.server.port if port is None else port,
-        database,
-        settings.home,
-        reload=reload,
-        on_ready=ready,
-    )
+    try:
+        app.run_server(
+            host or settings.server.host,
+            settings.server.port if port is None else port,
+            database,
+            settings.home,
+            reload=reload,
+            on_ready=ready,
+        )
+    finally:
+        intake.stop()
 
 
 def import_server(feature: str) -> ModuleType:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from runlog.delivery import lifecycle
-from runlog.delivery.spool import spool_directory
+from runlog.delivery.spool import remember_target, spool_directory
 from runlog.delivery.transport import HTTPTransport, InMemoryTransport, Transport
 from runlog.delivery.worker import DeliveryWorker, Durability, Limits, WhenFull
 
@@ -90,6 +90,8 @@ def acquire_worker(target: Target, limits: Limits) -> DeliveryWorker:
                 headers=dict(target.headers),
             )
             resource = msgspec.json.encode(dict(target.resource))
+            if target.spool is not None and limits.durability != "memory":
+                remember_target(target.spool, target.api_url)
             worker = DeliveryWorker(transport, limits, spool=target.spool, resource=resource)
             shared = _by_target[target, limits] = _Shared(worker)
             lifecycle.watch(shared.worker)

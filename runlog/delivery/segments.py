@@ -159,7 +159,11 @@ class SegmentWriter:
     """
 
     def __init__(self, directory: Path, name: SegmentName, header: dict[str, Any]) -> None:
-        self.path = directory / str(name)
+        path = directory / str(name)
+        if path.exists():
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
+        # Under a name that nobody adopts until it is locked: it would pass for a dead process's.
+        self.path = path.with_suffix(".new")
         self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | OPEN_FLAGS, 0o600)
         self.size = 0
         try:
@@ -168,6 +172,7 @@ class SegmentWriter:
                     errno.EAGAIN, "taken over by another process", str(self.path)
                 )
             self._write(encode_header(header))
+            self.path = self.path.rename(path)
         except BaseException:
             with contextlib.suppress(OSError):
                 self.path.unlink()

@@ -544,6 +544,7 @@ def adopt(directory: Path, max_batch_bytes: int = 4_000_000) -> list[Backlog]:
     left alone: it is somebody else's, or gone. Raises nothing.
     """
     found: dict[str, list[tuple[Path, int, int]]] = {}
+    shared = set()
     try:
         paths = sorted(directory.iterdir())
     except OSError:
@@ -558,12 +559,21 @@ def adopt(directory: Path, max_batch_bytes: int = 4_000_000) -> list[Backlog]:
             continue
         try:
             # Once locked, it must still be there: another adopter may have sent and deleted it meanwhile.
-            ours = lock_file(descriptor) and os.path.samestat(os.fstat(descriptor), path.stat())
+            is_free = lock_file(descriptor)
+            ours = is_free and os.path.samestat(os.fstat(descriptor), path.stat())
         except OSError:
             ours = False
+        else:
+            if not is_free:
+                shared.add(name.producer)
         if ours:
             found.setdefault(name.producer, []).append((path, name.first_seq, descriptor))
         else:
+            os.close(descriptor)
+    # Two adopters that began at once may each have a part. Whoever sent the later part first would have
+    # to give the earlier one up for lost, so a producer's segments are taken as a whole or not at all.
+    for producer in shared & found.keys():
+        for _, _, descriptor in found.pop(producer):
             os.close(descriptor)
     return [Backlog(producer, segments, max_batch_bytes) for producer, segments in found.items()]
 
@@ -588,6 +598,39 @@ def without_credentials(url: str) -> str:
     """Return an address without the user and the password that it may hold."""
     scheme, separator, rest = url.rstrip("/").partition("://")
     return scheme + separator + rest.rpartition("@")[2]
+
+
+TARGET_FILE = "target.json"
+"""File beside the segments that keeps the address, which the directory's name does not give back."""
+
+
+def remember_target(directory: Path, api_url: str | None) -> None:
+    """
+    Write down, for ``runlog spool send``, which address a spool is for; raises nothing.
+
+    Args:
+        directory: What `spool_directory` returned for *api_url*; made if it is missing.
+        api_url: Written without user and password; `None` needs no file.
+    """
+    path = directory / TARGET_FILE
+    if api_url is None or path.exists():
+        return
+    fresh = directory / f"{TARGET_FILE}.{os.getpid()}"
+    with contextlib.suppress(OSError):
+        make_private_directory(directory)
+        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | OPEN_FLAGS, 0o600)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            json.dump({"api_url": without_credentials(api_url)}, file)
+        fresh.replace(path)
+
+
+def remembered_target(directory: Path) -> str | None:
+    """Return the address that a spool is for, `None` if it is not known, or not that directory's."""
+    try:
+        api_url = str(json.loads((directory / TARGET_FILE).read_bytes())["api_url"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return api_url if spool_directory(directory.parent.parent, api_url).name == directory.name else None
 
 
 DEAD_LETTERS = "dead-letters.jsonl"
