@@ -14,6 +14,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
+from runlog.cli.output import note
 from runlog.cli.server import import_server
 from runlog.client.reader import START_A_SERVER, LogReader
 from runlog.credentials import auth_headers
@@ -38,9 +39,6 @@ LOOK_AGAIN = 0.05
 
 INTAKE_INTERVAL = 30.0
 """Seconds between two looks of a server into the spool."""
-
-MOVES = 10
-"""How many servers may end while one command reads from them, one after the other."""
 
 
 class LocalReader(LogReader):
@@ -69,17 +67,19 @@ class LocalReader(LogReader):
             server.stop()
 
     def _request(self, path: str, query: Mapping[str, Any]) -> Response:
-        for _ in range(MOVES):
+        failed, deadline = "", 0.0
+        while True:
             if not self.api_url:
                 self._find_or_start()
             try:
                 return super()._request(path, query)
             except ServerUnreachableError:
-                found = find_local_server(self._settings.home)
-                if self._server is not None or (found is not None and found.url.rstrip("/") == self.api_url):
-                    raise  # it runs and does not answer
-                self.close()
-        raise ServerUnreachableError(f"{MOVES} log servers ended one after the other; {START_A_SERVER}")
+                if self.api_url != failed:
+                    failed, deadline = self.api_url, time.monotonic() + PATIENCE
+                if self._server is not None or time.monotonic() >= deadline:
+                    raise
+            self.close()
+            time.sleep(LOOK_AGAIN)  # a server that ends is known a moment longer than it answers
 
     def _find_or_start(self) -> None:
         home, deadline = self._settings.home, time.monotonic() + PATIENCE
@@ -97,11 +97,15 @@ class LocalReader(LogReader):
                 break
         if found is not None:
             self.api_url = found.url.rstrip("/")
-        transport = HTTPTransport(self.api_url, headers=self._headers)
+        # Another's server is looked up before each batch: if it ends, there is no use in trying on.
+        own = self.api_url if self._server is not None else None
+        transport = HTTPTransport(own, home=home, headers=self._headers)
         try:
-            send_spool(spool_directory(home, None), transport, live=True)
+            sent = send_spool(spool_directory(home, None), transport, live=True)
         finally:
             transport.close()
+        if not sent.is_done and transport.target is not None:
+            note(f"lines that wait in the spool are missing here: {sent.detail}")
 
     def _start(self) -> None:
         app = import_server("reading without a log server that runs")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from runlog.cli.lines import LineFormat
-from runlog.cli.options import color_option, output_option, timezone_option, url_option
+from runlog.cli.options import color_option, output_option, timezone_option
 from runlog.cli.output import Column, Output, note
 
 if TYPE_CHECKING:
@@ -83,7 +83,9 @@ def status(*, output_format: str, color: ColorChoice) -> None:
 
 @spool.command()
 @target_option
-@url_option
+@click.option(
+    "--url", metavar="URL", help="API of a server that gets all of it. [default: each target's own]"
+)
 @click.pass_context
 def send(ctx: click.Context, *, target: str | None, url: str | None) -> None:
     """

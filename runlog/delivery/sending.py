@@ -123,7 +123,7 @@ def send_spool(
         directory: The spool of one target.
         transport: Where to send it.
         live: Whether to send as well, and leave, what living processes have written.
-        progress: Is told bytes of segments that are done with.
+        progress: Is told how many bytes were deleted, segment by segment.
         stop: Ends it early once it is set.
     """
     sent = Sent()
@@ -133,19 +133,25 @@ def send_spool(
         if live:
             backlogs += _copies(directory, {backlog.producer.id for backlog in backlogs})
         for backlog in backlogs:
-            before = backlog.size_bytes
-            if not _send(directory, backlog, transport, sent, stop):
+            if not _send(directory, backlog, transport, sent, progress=progress, stop=stop):
                 sent.is_done = False
                 break
-            if progress is not None:
-                progress(before)
     finally:
         for backlog in backlogs:
             backlog.close()
     return sent
 
 
-def _send(directory: Path, backlog: Backlog, transport: Transport, sent: Sent, stop: threading.Event) -> bool:
+def _send(
+    directory: Path,
+    backlog: Backlog,
+    transport: Transport,
+    sent: Sent,
+    *,
+    progress: Callable[[int], None] | None,
+    stop: threading.Event,
+) -> bool:
+    before = backlog.size_bytes
     lane, backoff, failures = Lane(backlog.producer, backlog), Backoff(), 0
     while not stop.is_set():
         batch = lane.next_batch()
@@ -162,6 +168,9 @@ def _send(directory: Path, backlog: Backlog, transport: Transport, sent: Sent, s
         if outcome.verdict is not Verdict.RETRY:
             failures = 0
             sent.lines += outcome.events
+            if progress is not None:
+                progress(before - backlog.size_bytes)
+                before = backlog.size_bytes
             continue
         failures += 1
         sent.detail = answer.detail
