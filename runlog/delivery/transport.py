@@ -19,7 +19,7 @@ import msgspec
 from runlog.delivery import lifecycle
 from runlog.delivery.retry import Answer
 from runlog.discovery import find_local_server
-from runlog.records import EventBatch, decode_batch
+from runlog.records import DropMarker, EventBatch, decode_batch
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -231,6 +231,21 @@ def _seconds(value: str | None) -> float | None:
         return None
 
 
+def _tail(batch: EventBatch, seq: int) -> EventBatch:
+    """Return what a batch has from *seq* on."""
+    if batch.first_seq == seq:
+        return batch
+    markers = [
+        DropMarker(max(marker.seq, seq), marker.count - max(0, seq - marker.seq), marker.reason)
+        for marker in batch.dropped
+        if marker.seq + marker.count > seq
+    ]
+    events = [event for number, event in batch.numbered() if number >= seq]
+    return EventBatch(
+        producer=batch.producer, first_seq=seq, events=events, dropped=markers, resource=batch.resource
+    )
+
+
 @dataclass
 class InMemoryTransport:
     """
@@ -262,7 +277,7 @@ class InMemoryTransport:
         if decoded.first_seq > expected:
             return Answer(409, expected=expected, detail=f"HTTP 409 expected seq {expected}")
         if decoded.last_seq >= expected:
-            self.batches.append(decoded)
+            self.batches.append(_tail(decoded, expected))
             self.next_seqs[producer.id] = decoded.last_seq + 1
         return Answer(200, acked=self.next_seqs.get(producer.id, 0) - 1)
 

@@ -220,6 +220,10 @@ def test_in_memory_is_exactly_once():
     assert memory.send(PRODUCER, Batch(0, (EVENT, EVENT)), timeout=1) == Answer(200, acked=1)
     assert len(memory.messages) == 2
     assert memory.send(PRODUCER, Batch(5, (EVENT,)), timeout=1).expected == 2
+    overlapping = Batch(1, (EVENT, EVENT), (DropMarker(2, 2, "queue_full"),))
+    assert memory.send(PRODUCER, overlapping, timeout=1).acked == 4
+    assert [seq for batch in memory.batches for seq, _ in batch.numbered()] == [0, 1, 4]
+    assert memory.batches[-1].dropped == [DropMarker(2, 2, "queue_full")]
     memory.close()
     memory.forget_connections()
 
