@@ -8,6 +8,7 @@ are closed.
 
 from __future__ import annotations
 
+import os
 import sys
 
 if sys.platform == "win32":  # pragma: no cover - the lock of another system
@@ -21,6 +22,11 @@ if sys.platform == "win32":  # pragma: no cover - the lock of another system
             return False
         return True
 
+    def unlock_file(descriptor: int) -> None:
+        """Give the lock of a file back while the descriptor, or a fork's copy of it, stays open."""
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        msvcrt.locking(descriptor, msvcrt.LK_UNLCK, 1)
+
 else:
     import fcntl
 
@@ -31,3 +37,7 @@ else:
         except OSError:
             return False
         return True
+
+    def unlock_file(descriptor: int) -> None:
+        """Give the lock of a file back while the descriptor, or a fork's copy of it, stays open."""
+        fcntl.flock(descriptor, fcntl.LOCK_UN)

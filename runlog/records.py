@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from runlog._fields import RUN_FIELDS
 from runlog.redaction import is_sensitive_key, redact_text, redact_value
 from runlog.rendering import clean_text, format_exception, normalise, render_message, safe_str
 
@@ -37,19 +38,6 @@ SEQ_BITS = 42
 
 TRUNCATION_MARK = "... [truncated]"
 """Ends a text that was cut; the event's ``truncated_bytes`` says by how much."""
-
-RUN_FIELDS = (
-    "flow_run_id",
-    "flow_run_name",
-    "flow_name",
-    "task_run_id",
-    "task_run_name",
-    "task_name",
-    "parent_flow_run_id",
-    "parent_task_run_id",
-    "attempt",
-)
-"""Attributes of a record that say which run it belongs to; fields of `LogEvent`, not attributes of it."""
 
 
 class ExceptionInfo(msgspec.Struct, frozen=True):

@@ -12,9 +12,9 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
-import sys
 from typing import TYPE_CHECKING
 
+from runlog._locks import lock_file, unlock_file
 from runlog.exceptions import StorageError, StorageFullError
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class FileLock:
             self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
         except OSError as error:
             raise StorageError(f"cannot lock the database {database}: {error.strerror or error}") from error
-        if not _lock(self._descriptor):
+        if not lock_file(self._descriptor):
             os.close(self._descriptor)
             raise StorageError(
                 f"{database} is in use by another runlog server; stop that one, "
@@ -51,36 +51,8 @@ class FileLock:
 
     def release(self) -> None:
         """Let others have it. Explicitly, because a forked child has the descriptor as well."""
-        _unlock(self._descriptor)
+        unlock_file(self._descriptor)
         os.close(self._descriptor)
-
-
-if sys.platform == "win32":  # pragma: no cover - the lock of another system
-    import msvcrt
-
-    def _lock(descriptor: int) -> bool:
-        try:
-            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
-        except OSError:
-            return False
-        return True
-
-    def _unlock(descriptor: int) -> None:
-        os.lseek(descriptor, 0, os.SEEK_SET)
-        msvcrt.locking(descriptor, msvcrt.LK_UNLCK, 1)
-
-else:
-    import fcntl
-
-    def _lock(descriptor: int) -> bool:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            return False
-        return True
-
-    def _unlock(descriptor: int) -> None:
-        fcntl.flock(descriptor, fcntl.LOCK_UN)
 
 
 def prepare_file(path: Path) -> None:
