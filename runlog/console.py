@@ -200,7 +200,7 @@ class ConsoleHandler(logging.StreamHandler[Any]):
             self.handleError(record)
 
     def flush(self) -> None:
-        """Flush the stream, if it is still there."""
+        """Flush the stream, if it is still there; raises nothing, like `emit`."""
         stream = self.stream
         if stream is None or stream is self._dead or not hasattr(stream, "flush"):
             return
@@ -209,6 +209,8 @@ class ConsoleHandler(logging.StreamHandler[Any]):
             stream.flush()
         except (OSError, ValueError):
             self._dead = stream
+        except Exception:  # noqa: S110 - whoever reconfigures logging flushes; the next line tells what is wrong
+            pass
         finally:
             self.release()
 

@@ -173,6 +173,12 @@ def test_a_stream_without_reader(code, capsys):
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.parametrize("error", [RecursionError(), TypeError(), RuntimeError()])
+def test_flushing_never_raises(error):
+    """`logging.config` flushes all handlers before it does anything: one odd stream must not stop it."""
+    handler_to(Broken(error)).flush()
+
+
 def test_a_full_disk_may_pass(capsys):
     """Other errors of the system are silent, and the next line is tried again."""
     stream = Broken(OSError(errno.ENOSPC, "full"))
