@@ -178,7 +178,6 @@ class SegmentWriter:
                 self.path.unlink()
             os.close(self._fd)
             raise
-        self.frames_at = self.size
 
     def append(self, seq: int, kind: int, payload: bytes) -> None:
         """

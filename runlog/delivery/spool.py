@@ -133,7 +133,6 @@ class _Segment:
         self.writer = writer
         self.reader = _Reader(writer.read, writer.size)
         self.next_seq = first_seq
-        self.events = 0
         self.is_usable = True
         self.is_synced = True
 
@@ -300,7 +299,6 @@ class SpoolQueue:
             raise
         self._own_bytes += writer.size - before
         segment.next_seq = seq + count
-        segment.events += kind == EVENT
         segment.is_synced = False
 
     def _start_segment(self, first_seq: int) -> _Segment:
