@@ -21,18 +21,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from runlog._locks import lock_file
+from runlog.delivery.backlog import Backlog, adopt
+from runlog.delivery.frames import EVENT, decode_header, read_frames
 from runlog.delivery.lane import Lane
 from runlog.delivery.retry import Backoff, Verdict
-from runlog.delivery.segments import (
-    EVENT,
-    OPEN_FLAGS,
-    SegmentName,
-    decode_header,
-    open_private,
-    read_at,
-    read_frames,
-)
-from runlog.delivery.spool import DEAD_LETTERS, Backlog, adopt, write_dead_letter
+from runlog.delivery.segments import OPEN_FLAGS, SegmentName, open_private, read_at
+from runlog.delivery.spool import DEAD_LETTERS, write_dead_letter
 from runlog.delivery.transport import TOTAL_TIMEOUT
 
 if TYPE_CHECKING:

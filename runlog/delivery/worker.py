@@ -25,12 +25,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from runlog.delivery import lifecycle
+from runlog.delivery.backlog import Backlog, adopt
 from runlog.delivery.batching import Batch, Batcher
 from runlog.delivery.lane import Lane
 from runlog.delivery.producer import Producer
 from runlog.delivery.retry import Answer, Backoff, Verdict
 from runlog.delivery.segments import sync_and_close
-from runlog.delivery.spool import Backlog, SpoolQueue, adopt, write_dead_letter
+from runlog.delivery.spool import write_dead_letter
+from runlog.delivery.spool_queue import SpoolQueue
 from runlog.delivery.transport import TOTAL_TIMEOUT
 from runlog.records import encode_event
 

@@ -8,8 +8,9 @@ import logging
 import pytest
 
 from runlog.client import LogReader
+from runlog.delivery.frames import EVENT
 from runlog.delivery.retry import Answer
-from runlog.delivery.segments import EVENT, SegmentName, SegmentWriter
+from runlog.delivery.segments import SegmentName, SegmentWriter
 from runlog.delivery.sending import send_spool
 from runlog.delivery.spool import (
     make_private_directory,

@@ -13,22 +13,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runlog.delivery import segments, spool
+from runlog.delivery import frames, segment_reader, segments, spool_queue
+from runlog.delivery.backlog import adopt
 from runlog.delivery.batching import Batch
-from runlog.delivery.producer import Producer
-from runlog.delivery.segments import (
+from runlog.delivery.frames import (
     DROPPED,
     EVENT,
-    SegmentName,
-    SegmentWriter,
     decode_header,
     encode_frame,
     encode_header,
     read_frames,
     scan,
-    sync_and_close,
 )
-from runlog.delivery.spool import DAMAGED, SpoolQueue, adopt, make_private_directory
+from runlog.delivery.producer import Producer
+from runlog.delivery.segment_reader import DAMAGED
+from runlog.delivery.segments import SegmentName, SegmentWriter, sync_and_close
+from runlog.delivery.spool import make_private_directory
+from runlog.delivery.spool_queue import SpoolQueue
 from runlog.records import DropMarker
 
 PRODUCER = "0123456789abcdef0123"
@@ -104,7 +105,7 @@ def test_any_payload_between_any_rubbish(payloads, rubbish):
     """Rubbish between frames costs no frame, whatever it looks like, if it looks like none."""
     data = b""
     for seq, payload in enumerate(payloads):
-        data += rubbish.replace(segments.FRAME_MAGIC, b"") + encode_frame(seq, EVENT, payload)
+        data += rubbish.replace(frames.FRAME_MAGIC, b"") + encode_frame(seq, EVENT, payload)
     assert [frame.payload for frame, _ in scan(data)] == payloads
 
 
@@ -119,7 +120,7 @@ def test_reading_piece_by_piece(chunk):
 
 def test_damage_longer_than_any_frame(monkeypatch):
     """A reader gets past any amount of damage."""
-    monkeypatch.setattr(segments, "MAX_PAYLOAD_BYTES", 100)
+    monkeypatch.setattr(frames, "MAX_PAYLOAD_BYTES", 100)
     data = b"\0" * 5000 + encode_frame(1, EVENT, b"x") + b"\0" * 500
     read = lambda offset, length: data[offset : offset + length]  # noqa: E731
     assert [frame.seq for frame, _ in read_frames(read, 0, len(data), 16)] == [1]
@@ -217,7 +218,7 @@ def test_files_are_private(make, tmp_path):
 
 def test_segments_are_deleted_once_acknowledged(make, tmp_path, monkeypatch):
     """A full segment goes when all of it is acknowledged, the current one at the end."""
-    monkeypatch.setattr(spool, "SEGMENT_BYTES", 200)
+    monkeypatch.setattr(spool_queue, "SEGMENT_BYTES", 200)
     queue = make()
     for i in range(20):
         queue.add(b"%050d" % i, now=0.0)
@@ -296,7 +297,7 @@ def test_the_directory_must_be_ours(tmp_path):
 
 def test_several_segments_and_producers(make, tmp_path, monkeypatch):
     """Each producer's segments are adopted together and given out in order."""
-    monkeypatch.setattr(spool, "SEGMENT_BYTES", 100)
+    monkeypatch.setattr(spool_queue, "SEGMENT_BYTES", 100)
     for producer in (PRODUCER, OTHER):
         queue = make(producer=producer)
         for i in range(10):
@@ -314,7 +315,7 @@ def test_several_segments_and_producers(make, tmp_path, monkeypatch):
 
 def test_a_missing_segment_is_marked(make, tmp_path, monkeypatch):
     """If a segment in the middle is gone, its seqs are marked and the rest is given out."""
-    monkeypatch.setattr(spool, "SEGMENT_BYTES", 200)
+    monkeypatch.setattr(spool_queue, "SEGMENT_BYTES", 200)
     queue = make()
     for i in range(9):
         queue.add(b"%050d" % i, now=0.0)
@@ -364,7 +365,7 @@ def test_dropped_seqs_survive(make, tmp_path):
 
 def test_drop_oldest_goes_by_segments(make, monkeypatch):
     """The oldest segments give way; their seqs are told as dropped."""
-    monkeypatch.setattr(spool, "SEGMENT_BYTES", 150)
+    monkeypatch.setattr(spool_queue, "SEGMENT_BYTES", 150)
     queue = make(max_spool_bytes=1200)
     for i in range(10):
         if not queue.has_room(100):
@@ -480,7 +481,7 @@ def test_a_killed_process_leaves_all_that_returned(tmp_path):
     """Whatever a process did last: each event whose call returned is there after SIGKILL."""
     code = (
         "import sys, pathlib\n"
-        "from runlog.delivery.spool import SpoolQueue\n"
+        "from runlog.delivery.spool_queue import SpoolQueue\n"
         "from runlog.delivery.producer import Producer\n"
         "queue = SpoolQueue(pathlib.Path(sys.argv[1]), Producer(), max_batch_bytes=10**6, batch_interval=1,\n"
         "                   max_spool_bytes=10**9, max_queue_bytes=10**6, report=print)\n"
@@ -529,7 +530,7 @@ def test_against_a_model(tmp_path_factory, steps):
     """
     directory = tmp_path_factory.mktemp("spool")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(spool, "SEGMENT_BYTES", 120)
+        patch.setattr(spool_queue, "SEGMENT_BYTES", 120)
         disk = Disk(patch, 10**9)
         now = 0.0
         accepted: list[bytes | None] = []
@@ -596,5 +597,5 @@ def test_against_a_model(tmp_path_factory, steps):
 
 def test_markers_that_cannot_be_read():
     """A marker whose text is damaged in a way that its checksum hides still marks one seq."""
-    assert spool._read_marker(b"rubbish") == (1, DAMAGED)
-    assert spool._read_marker(json.dumps({"count": 3, "reason": "x"}).encode()) == (3, "x")
+    assert segment_reader._read_marker(b"rubbish") == (1, DAMAGED)
+    assert segment_reader._read_marker(json.dumps({"count": 3, "reason": "x"}).encode()) == (3, "x")
