@@ -11,15 +11,17 @@ Invariants: the queue is one contiguous range of seqs, from ``first_seq`` to
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections import deque
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from runlog.records import DropMarker
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from contextlib import AbstractContextManager
 
 MAX_BATCH_EVENTS = 10_000
 """Most events in one batch: the server commits a batch in one transaction, and others wait for it."""
@@ -61,9 +63,14 @@ class Batch:
         return self.first_seq + self.count - 1
 
     @property
+    def event_bytes(self) -> int:
+        """Bytes of all events."""
+        return sum(map(len, self.events))
+
+    @property
     def held_bytes(self) -> int:
         """What the events count for against the bounds of the queue."""
-        return sum(map(len, self.events)) + EVENT_OVERHEAD_BYTES * len(self.events)
+        return self.event_bytes + EVENT_OVERHEAD_BYTES * len(self.events)
 
     def in_order(self) -> Iterator[tuple[int, bytes | None, DropMarker | None]]:
         """Yield ``(seq, event, None)`` or ``(seq, None, marker)`` for all that the batch has, in order."""
@@ -125,26 +132,35 @@ class Batcher:
     """
     A queue of encoded events that knows its seqs, its size and when its next batch is due.
 
-    Not thread-safe: the caller holds one lock around each call.
+    Its methods are called under *lock*, but for `take` and `clean`, which one
+    thread at a time calls without.
 
     Args:
         max_batch_bytes: Most encoded bytes in one batch; at least 1. One event that is larger goes alone.
         batch_interval: Longest time an event waits, in seconds; 0 sends at once.
         max_queue_bytes: Most bytes held, those in flight included; at least 1.
         first_seq: Seq of the first event that will be added.
+        lock: Guards the queue; re-entrant.
 
     Raises:
         ValueError: If a limit is out of range.
     """
 
     def __init__(
-        self, *, max_batch_bytes: int, batch_interval: float, max_queue_bytes: int, first_seq: int = 0
+        self,
+        *,
+        max_batch_bytes: int,
+        batch_interval: float,
+        max_queue_bytes: int,
+        first_seq: int = 0,
+        lock: AbstractContextManager[Any] | None = None,
     ) -> None:
         for name, value in (("max_batch_bytes", max_batch_bytes), ("max_queue_bytes", max_queue_bytes)):
             if value < 1:
                 raise ValueError(f"{name} must be >= 1 byte, got {value}")
         if batch_interval < 0:
             raise ValueError(f"batch_interval must be >= 0 s, got {batch_interval}")
+        self._lock = lock or contextlib.nullcontext()
         self._max_batch_bytes = max_batch_bytes
         self._batch_interval = batch_interval
         self._max_queue_bytes = max_queue_bytes
@@ -267,6 +283,18 @@ class Batcher:
         The batch counts as in flight until `settle` is called. What is left
         behind has waited as long, so it is due as soon.
         """
+        with self._lock:
+            batch = self._next_batch()
+            if batch is not None:
+                moved = batch.held_bytes
+                self._first_seq = batch.last_seq + 1
+                self._waiting_bytes -= moved
+                self._in_flight_bytes += moved
+                if not self._items:
+                    self._oldest_at = None
+            return batch
+
+    def _next_batch(self) -> Batch | None:
         events: list[bytes] = []
         dropped: list[DropMarker] = []
         size = 0
@@ -283,16 +311,7 @@ class Batcher:
                 size += len(item)
                 seq += 1
             self._items.popleft()
-        if seq == self._first_seq:
-            return None
-        batch = Batch(self._first_seq, tuple(events), tuple(dropped))
-        self._first_seq = seq
-        moved = batch.held_bytes
-        self._waiting_bytes -= moved
-        self._in_flight_bytes += moved
-        if not self._items:
-            self._oldest_at = None
-        return batch
+        return Batch(self._first_seq, tuple(events), tuple(dropped)) if seq > self._first_seq else None
 
     def settle(self, events: int, held_bytes: int) -> None:
         """Let go of so many events, of so many bytes, that were taken."""
@@ -313,6 +332,9 @@ class Batcher:
 
     def acknowledged(self, seq: int) -> None:
         """Do nothing: what was taken is not held any more."""
+
+    def clean(self) -> None:
+        """Do nothing."""
 
     def unsynced(self) -> list[int]:
         """Return no file descriptors."""

@@ -130,6 +130,8 @@ def read_frames(
         if behind:
             offset += behind
             length = chunk_bytes
+        elif not data.strip(b"\0") and data:
+            offset += len(data)  # room that was never used
         elif offset + len(data) >= end or not data:
             return  # damage up to the end, or a frame whose writing was cut off
         elif length > MAX_PAYLOAD_BYTES:

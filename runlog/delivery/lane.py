@@ -61,8 +61,8 @@ class Lane:
     """
     The way of one producer's events to the server.
 
-    Not thread-safe: `next_batch` and `answered` are called by whoever sends, and
-    the caller holds the lock of the source around both.
+    Not thread-safe: `next_batch` and `answered` are called by whoever sends, the
+    latter under the lock of the source.
 
     Args:
         producer: Under whose name the events go.

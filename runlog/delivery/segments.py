@@ -13,22 +13,33 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
+import mmap
 import os
 import re
 import stat
+import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from runlog._locks import lock_file
 from runlog.delivery.frames import encode_frame, encode_header
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 _NAME = re.compile(r"([0-9a-f]{20})-([0-9]{13})\.seg")
 
 OPEN_FLAGS = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
 """For every file of the spool: no link is followed, and no program that is started inherits it."""
+
+
+FIRST_ROOM = 64 * 1024
+"""Bytes that a segment sets aside at first: a short script needs no more. It doubles as it fills."""
+
+MOST_ROOM = 4 * 1024 * 1024
+"""Most bytes that are set aside at once."""
+
+MAPPABLE = frozenset({"ext2", "ext3", "ext4", "xfs", "f2fs", "tmpfs", "overlay"})
+"""File systems that keep the room that they set aside."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,18 +63,26 @@ class SegmentWriter:
     """
     Append frames to a new segment, which it owns until it is closed.
 
+    Where the file system keeps what it promises, room is set aside in advance
+    and mapped into memory, so that an append is a copy: no system call, and no
+    other thread gets to run in the middle of it. Elsewhere each append is a
+    write. Either survives the process, whatever ends it.
+
     Not thread-safe: the caller holds one lock around each call.
 
     Args:
         directory: Exists, and belongs to this user.
         name: Of the new file; must not exist.
         header: Facts for the header.
+        room: Bytes to set aside at first.
 
     Raises:
         OSError: If the file cannot be made or written.
     """
 
-    def __init__(self, directory: Path, name: SegmentName, header: dict[str, Any]) -> None:
+    def __init__(
+        self, directory: Path, name: SegmentName, header: dict[str, Any], *, room: int = FIRST_ROOM
+    ) -> None:
         path = directory / str(name)
         if path.exists():
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
@@ -71,17 +90,22 @@ class SegmentWriter:
         self.path = path.with_suffix(".new")
         self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | OPEN_FLAGS, 0o600)
         self.size = 0
+        """Bytes of what was written; the file may be longer."""
+        self._map: mmap.mmap | None = None
+        self._room = sys.maxsize
         try:
             if not lock_file(self._fd):
                 raise BlockingIOError(  # noqa: TRY301 - the file must be closed for this, too
                     errno.EAGAIN, "taken over by another process", str(self.path)
                 )
             self._write(encode_header(header))
+            if self.size <= room and can_map(directory):
+                self._map_room(room)
             self.path = self.path.rename(path)
         except BaseException:
             with contextlib.suppress(OSError):
                 self.path.unlink()
-            os.close(self._fd)
+            self.abandon()
             raise
 
     def append(self, seq: int, kind: int, payload: bytes) -> None:
@@ -91,7 +115,15 @@ class SegmentWriter:
         Raises:
             OSError: If it could not be written whole; nothing of it is left.
         """
-        self._write(encode_frame(seq, kind, payload))
+        frame = encode_frame(seq, kind, payload)
+        end = self.size + len(frame)
+        if end > self._room:
+            self._add_room(end)
+        if self._map is None:
+            self._write(frame)
+        else:
+            self._map[self.size : end] = frame
+            self.size = end
 
     def _write(self, data: bytes) -> None:
         try:
@@ -106,10 +138,46 @@ class SegmentWriter:
         except OSError:
             # Cut back to the record's start, so that what follows stays in step.
             with contextlib.suppress(OSError):
-                os.ftruncate(self._fd, self.size)
-                os.lseek(self._fd, self.size, os.SEEK_SET)
+                self._cut_back()
             raise
         self.size += len(data)
+
+    def _map_room(self, room: int) -> None:
+        """Set room aside and map it; where that cannot be, go on by writing, which says what is wrong."""
+        try:
+            os.posix_fallocate(self._fd, 0, room)
+            self._map = mmap.mmap(self._fd, room)
+            self._room = room
+        except OSError:
+            self._cut_back()
+
+    def _add_room(self, end: int) -> None:
+        """Make sure that there is room up to *end* and for about as much again; else go on by writing."""
+        assert self._map is not None, "only what is mapped is bounded"
+        least = -(-end // mmap.PAGESIZE) * mmap.PAGESIZE
+        room = max(least, self._room + min(self._room, MOST_ROOM))
+        try:
+            os.posix_fallocate(self._fd, self._room, room - self._room)
+            self._map.resize(room)
+            self._room = room
+        except (OSError, SystemError):  # the latter where a mapping cannot grow
+            self._unmap()
+
+    def _unmap(self) -> None:
+        if self._map is not None:
+            self._map.close()
+            self._map = None
+            self._room = sys.maxsize
+            with contextlib.suppress(OSError):
+                self._cut_back()
+
+    def _cut_back(self) -> None:
+        os.ftruncate(self._fd, self.size)
+        os.lseek(self._fd, self.size, os.SEEK_SET)
+
+    def finish(self) -> None:
+        """Give back the room that was not used. What is appended later is written."""
+        self._unmap()
 
     def duplicate(self) -> int:
         """Return another descriptor of the file, the caller's to close."""
@@ -120,7 +188,15 @@ class SegmentWriter:
         return read_at(self._fd, offset, length)
 
     def close(self) -> None:
-        """Close the file, which gives up its lock."""
+        """Give back the room that was not used and close the file, which gives up its lock."""
+        self.finish()
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Let go of the file and leave it as it is: after a fork it is the parent's."""
+        if self._map is not None:
+            self._map.close()
+            self._map = None
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
@@ -129,7 +205,38 @@ class SegmentWriter:
         """Delete the file, then close it: nobody can adopt it in between."""
         with contextlib.suppress(FileNotFoundError):
             self.path.unlink()
-        self.close()
+        self.abandon()
+
+
+def can_map(directory: Path) -> bool:
+    """
+    Tell whether room that was set aside here is there when it is written to.
+
+    Where it is not, touching mapped memory would end the program instead of
+    raising an error: on file systems across a network, and on those that write
+    elsewhere what was set aside here.
+    """
+    if not hasattr(os, "posix_fallocate"):
+        return False
+    try:
+        return _file_system(directory.stat().st_dev) in MAPPABLE
+    except OSError:
+        return False
+
+
+@functools.lru_cache(maxsize=16)
+def _file_system(device: int) -> str:
+    """Return the type of a mounted file system, empty if it is not known. Linux only."""
+    number = f"{os.major(device)}:{os.minor(device)}"
+    try:
+        mounts = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+    for line in mounts.splitlines():
+        facts, _, source = line.partition(" - ")
+        if facts.split()[2:3] == [number]:
+            return source.split()[0]
+    return ""
 
 
 def sync_and_close(descriptor: int) -> None:

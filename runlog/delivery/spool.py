@@ -114,12 +114,13 @@ def make_private_directory(directory: Path) -> None:
         directory.chmod(0o700)
 
 
-def directory_bytes(directory: Path) -> int:
-    """Return the bytes of all segments in a directory."""
+def directory_bytes(directory: Path, *, besides: str | None = None) -> int:
+    """Return the bytes of all segments in a directory, without those of one producer."""
     total = 0
     with contextlib.suppress(OSError), os.scandir(directory) as entries:
         for entry in entries:
-            with contextlib.suppress(OSError):
-                if SegmentName.parse(entry.name):
+            name = SegmentName.parse(entry.name)
+            if name is not None and name.producer != besides:
+                with contextlib.suppress(OSError):
                     total += entry.stat(follow_symlinks=False).st_size
     return total

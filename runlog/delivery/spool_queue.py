@@ -13,25 +13,31 @@ spool, and are written as soon as there is room again.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from runlog.delivery.batching import Batch, Batcher
 from runlog.delivery.frames import DROPPED, EVENT
 from runlog.delivery.segment_reader import DAMAGED, BatchBuilder, SegmentReader
-from runlog.delivery.segments import SegmentName, SegmentWriter
+from runlog.delivery.segments import FIRST_ROOM, OPEN_FLAGS, SegmentName, SegmentWriter
 from runlog.delivery.spool import directory_bytes, make_private_directory
 from runlog.records import DropMarker
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from runlog.delivery.producer import Producer
 
 SEGMENT_BYTES = 8 * 1024 * 1024
 """A segment that has grown past this is followed by another: space comes back in such steps."""
+
+MORE_ROOM = 1024 * 1024
+"""Bytes that every segment of a process but its first sets aside at first."""
 
 FRAME_OVERHEAD_BYTES = 32
 """What an event takes on disk beyond its text, rounded up."""
@@ -59,8 +65,8 @@ class SpoolQueue:
     """
     A queue of encoded events on disk, in memory where the disk takes nothing.
 
-    Not thread-safe: the caller holds one lock around each call. The methods
-    that `runlog.delivery.batching.Batcher` has do the same here.
+    The methods that `runlog.delivery.batching.Batcher` has do the same here,
+    and are called in the same way: under *lock*, but for `take` and `clean`.
 
     Args:
         directory: Where segments go; made with mode 0700 if it is missing.
@@ -70,6 +76,7 @@ class SpoolQueue:
         max_spool_bytes: Most bytes of segments, those of other processes included.
         max_queue_bytes: Most bytes held in memory while the disk takes nothing.
         report: Gets a kind and one line for people when the disk fails.
+        lock: Guards the queue; re-entrant.
     """
 
     def __init__(
@@ -82,7 +89,9 @@ class SpoolQueue:
         max_spool_bytes: int,
         max_queue_bytes: int,
         report: Callable[[str, str], None],
+        lock: AbstractContextManager[Any] | None = None,
     ) -> None:
+        self._lock = lock or contextlib.nullcontext()
         self._directory = directory
         self._producer = producer
         self._header = {"pid": producer.pid, "resource": json.loads(producer.resource)}
@@ -92,6 +101,11 @@ class SpoolQueue:
         self._max_queue_bytes = max_queue_bytes
         self._report = report
         self._segments: deque[_Segment] = deque()
+        # Acknowledged as a whole, and to be deleted.
+        self._done: deque[_Segment] = deque()
+        # What `take` reads from while nobody holds the lock.
+        self._reading: _Segment | None = None
+        self._is_entry_synced = True
         self._own_bytes = 0
         self._others_bytes = 0
         self._first_seq = 0
@@ -217,9 +231,17 @@ class SpoolQueue:
 
     def _start_segment(self, first_seq: int) -> _Segment:
         make_private_directory(self._directory)
-        writer = SegmentWriter(self._directory, SegmentName(self._producer.id, first_seq), self._header)
+        if self._segments:
+            self._segments[-1].writer.finish()
+        writer = SegmentWriter(
+            self._directory,
+            SegmentName(self._producer.id, first_seq),
+            self._header,
+            room=MORE_ROOM if self._segments else FIRST_ROOM,
+        )
         self._own_bytes += writer.size
-        self._others_bytes = max(0, directory_bytes(self._directory) - self._own_bytes)
+        self._others_bytes = directory_bytes(self._directory, besides=self._producer.id)
+        self._is_entry_synced = False
         segment = _Segment(writer, first_seq)
         self._segments.append(segment)
         return segment
@@ -283,6 +305,8 @@ class SpoolQueue:
             dropped = self._memory.drop_oldest(size_bytes, reason)
         else:
             while len(self._segments) > 1 and not self.has_room(size_bytes):
+                if self._segments[0] is self._reading:
+                    break  # it is on its way
                 segment = self._segments.popleft()
                 if segment.next_seq > self._first_seq:
                     left = BatchBuilder(self._first_seq, 2**62)
@@ -304,44 +328,61 @@ class SpoolQueue:
         return self._oldest_at + self._batch_interval
 
     def take(self) -> Batch | None:
-        """Return, oldest first, what fits in one batch; `None` if nothing waits. It stays on disk."""
-        builder = BatchBuilder(self.first_seq, self._max_batch_bytes)
-        while self._lost:
-            marker = self._lost.popleft()
-            builder.mark(marker.count, marker.reason)
-        segment = next((segment for segment in self._segments if not segment.is_read), None)
-        if segment is not None:
-            segment.reader.collect(builder, segment.writer.size)
-            if segment.is_read and builder.seq < segment.next_seq:
+        """
+        Return, oldest first, what fits in one batch; `None` if nothing waits. It stays on disk.
+
+        Takes the lock for a moment at the start and at the end, and reads in
+        between: one thread at a time calls it, and others go on adding.
+        """
+        with self._lock:
+            builder = BatchBuilder(self.first_seq, self._max_batch_bytes)
+            while self._lost:
+                marker = self._lost.popleft()
+                builder.mark(marker.count, marker.reason)
+            segment = next((segment for segment in self._segments if not segment.is_read), None)
+            self._reading = segment
+            end = segment.writer.size if segment is not None else 0
+            if segment is None and self._gap is not None and self._memory is None:
+                reason, count = self._gap
+                self._gap = None
+                builder.mark(count, reason)
+        try:
+            if segment is not None:
+                segment.reader.collect(builder, end)
+        finally:
+            self._reading = None
+        with self._lock:
+            if segment is not None and segment.is_read and builder.seq < segment.next_seq:
                 builder.mark(segment.next_seq - builder.seq, DAMAGED)
-        elif self._gap is not None and self._memory is None:
-            reason, count = self._gap
-            self._gap = None
-            builder.mark(count, reason)
-        batch = builder.build()
-        if batch is None and self._memory is not None:
-            batch = self._memory.take()
+            batch = builder.build()
+            if batch is None and self._memory is not None:
+                batch = self._memory.take()
+                if batch is not None:  # one batch is in flight at most
+                    self._memory.settle(len(batch.events), batch.held_bytes)
             if batch is not None:
-                self._memory.settle(len(batch.events), batch.held_bytes)  # one batch is in flight at most
-        if batch is not None:
-            self._first_seq = batch.last_seq + 1
-            self._waiting_bytes -= sum(map(len, batch.events))
-        if self._first_seq == self._next_seq:
-            self._oldest_at = None
-        return batch
+                self._first_seq = batch.last_seq + 1
+                self._waiting_bytes -= batch.event_bytes
+            if self._first_seq == self._next_seq:
+                self._oldest_at = None
+            return batch
 
     def settle(self, events: int, held_bytes: int) -> None:  # noqa: ARG002 - bytes are those of segments
         """Let go of so many events that were taken; their bytes go with their segment."""
         self._held -= events
 
     def acknowledged(self, seq: int) -> None:
-        """Delete the segments whose every event is acknowledged, but for the one that is written."""
+        """Let `clean` delete the segments of which all is acknowledged, but for the one that is written."""
         while len(self._segments) > 1 and self._segments[0].next_seq - 1 <= seq:
             self._remove(self._segments.popleft())
 
     def _remove(self, segment: _Segment) -> None:
         self._own_bytes -= segment.writer.size
-        segment.writer.remove()
+        self._done.append(segment)
+
+    def clean(self) -> None:
+        """Delete what is acknowledged. Needs no lock; one thread at a time calls it."""
+        while self._done:
+            self._done.popleft().writer.remove()
 
     @property
     def survives(self) -> bool:
@@ -353,8 +394,14 @@ class SpoolQueue:
         descriptors = []
         for segment in self._segments:
             if not segment.is_synced:
-                descriptors.append(segment.writer.duplicate())
-                segment.is_synced = True
+                with contextlib.suppress(OSError):  # too many open files: the next time, then
+                    descriptors.append(segment.writer.duplicate())
+                    segment.is_synced = True
+        if not self._is_entry_synced and hasattr(os, "O_DIRECTORY"):
+            # A file survives a power cut only if its name does.
+            with contextlib.suppress(OSError):
+                descriptors.append(os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | OPEN_FLAGS))
+                self._is_entry_synced = True
         return descriptors
 
     def close(self, acked_seq: int) -> None:
@@ -362,12 +409,14 @@ class SpoolQueue:
         self.acknowledged(acked_seq)
         if self._segments and self._segments[0].next_seq - 1 <= acked_seq and not self._gap:
             self._remove(self._segments.popleft())
+        self.clean()
         for segment in self._segments:
             segment.writer.close()
         self._segments.clear()
 
     def abandon(self) -> None:
-        """Close the descriptors that a fork inherited; the files are the parent's, and stay as they are."""
-        for segment in self._segments:
-            segment.writer.close()
+        """Let go of the files that a fork inherited; they are the parent's, and stay as they are."""
+        for segment in (*self._segments, *self._done):
+            segment.writer.abandon()
         self._segments.clear()
+        self._done.clear()

@@ -173,6 +173,7 @@ class DeliveryWorker:
                 max_batch_bytes=limits.max_batch_bytes,
                 batch_interval=limits.batch_interval,
                 max_queue_bytes=limits.max_queue_bytes,
+                lock=self._lock,
             )
         return SpoolQueue(
             self._spool,
@@ -182,6 +183,7 @@ class DeliveryWorker:
             max_spool_bytes=limits.max_spool_bytes,
             max_queue_bytes=limits.max_queue_bytes,
             report=self._report,
+            lock=self._lock,
         )
 
     def __repr__(self) -> str:
@@ -435,12 +437,12 @@ class DeliveryWorker:
         return max(0.0, self._retry_at - self._clock())
 
     def _send_own(self, timeout: float) -> None:
-        with self._lock:
-            batch = self._lane.next_batch()
+        batch = self._lane.next_batch()
         assert batch is not None, "what is due is there to be taken by whoever holds the send lock"
         answer = self._transport.send(self._producer, batch, timeout=timeout)
         with self._lock:
             outcome = self._lane.answered(answer)
+        self._queue.clean()
         self._note(answer, outcome, self._producer)
         if outcome.acked is not None:
             with self._progress:
@@ -541,6 +543,8 @@ class DeliveryWorker:
             target = self._queue.next_seq - 1
         if self._acked_seq >= target:
             return True
+        if self.limits.durability == "sync":
+            self._sync()
         if self._transport.target is None:
             return False
         self._flush_seq = target

@@ -8,6 +8,7 @@ import os
 import stat
 import subprocess
 import sys
+import threading
 
 import pytest
 from hypothesis import given, settings
@@ -226,8 +227,10 @@ def test_segments_are_deleted_once_acknowledged(make, tmp_path, monkeypatch):
     assert len(files()) > 3
     batches = drain(queue)
     queue.acknowledged(batches[0].first_seq)
+    queue.clean()
     before = len(files())
     queue.acknowledged(19)
+    queue.clean()
     assert len(files()) == 1 < before
     queue.close(19)
     assert files() == []
@@ -382,7 +385,7 @@ def test_drop_oldest_goes_by_segments(make, monkeypatch):
 
 
 class Disk:
-    """`os.write` that takes only so many bytes more."""
+    """`os.write` that takes only so many bytes more, on a disk that sets no room aside."""
 
     def __init__(self, monkeypatch, room):
         self.room = room
@@ -396,7 +399,11 @@ class Disk:
             self.room -= len(part)
             return real(descriptor, part)
 
+        def fallocate(descriptor, offset, length):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
         monkeypatch.setattr(segments.os, "write", write)
+        monkeypatch.setattr(segments.os, "posix_fallocate", fallocate, raising=False)
 
 
 @pytest.mark.parametrize("room", [0, 1, 50, 150, 170, 200, 400])
@@ -461,20 +468,143 @@ def test_a_gap_that_cannot_be_written(make, monkeypatch):
 
 
 def test_sync(make):
-    """A sync reaches every segment that was written since the last, and no other."""
+    """A sync reaches every segment that was written since the last, and no other; and the name of a new one."""
     synced = []
 
     def sync(queue):
         for descriptor in queue.unsynced():
+            synced.append(stat.S_ISDIR(os.fstat(descriptor).st_mode))
             sync_and_close(descriptor)
-            synced.append(descriptor)
 
     queue = make()
     sync(queue)
     queue.add(b"x", now=0.0)
     sync(queue)
+    assert synced == [False, True]
     sync(queue)
-    assert len(synced) == 1
+    queue.add(b"y", now=0.0)
+    sync(queue)
+    assert synced == [False, True, False]
+
+
+# --- room set aside ---
+
+
+@pytest.fixture
+def mapped(tmp_path):
+    if not segments.can_map(tmp_path):
+        pytest.skip("the file system of the temporary directory is not one where room is set aside")
+
+
+@pytest.mark.usefixtures("mapped")
+def test_room_grows_with_what_is_written(make, tmp_path):
+    """A segment begins small, doubles, and is cut to its size at the end."""
+    queue = make(max_batch_bytes=10**9)
+    queue.add(b"x", now=0.0)
+    (path,) = (tmp_path / "spool").iterdir()
+    assert path.stat().st_size == segments.FIRST_ROOM
+    events = [b"x"] + [b"%01000d" % i for i in range(3000)] + [b"y" * 5_000_000]
+    for event in events[1:]:
+        queue.add(event, now=0.0)
+    assert queue.held_bytes < path.stat().st_size <= queue.held_bytes * 2 + segments.FIRST_ROOM
+    assert read_back(drain(queue)) == events
+    used = queue.held_bytes
+    queue.close(-1)
+    assert path.stat().st_size == used
+    (backlog,) = adopt(tmp_path / "spool")
+    assert read_back(list(iter(backlog.take, None))) == events
+    backlog.close()
+
+
+@pytest.mark.usefixtures("mapped")
+@pytest.mark.parametrize("length", [0, 100, 70_000, 3_000_000])
+def test_room_that_was_never_used(make, tmp_path, length):
+    """What a killed process leaves ends in zeros, which are no damage."""
+    queue = make(max_batch_bytes=10**9)
+    events = [b"a" * length, b"b"]
+    for event in events:
+        queue.add(event, now=0.0)
+    queue.abandon()  # as a kill does
+    (path,) = (tmp_path / "spool").iterdir()
+    assert path.read_bytes().endswith(bytes(100))
+    (backlog,) = adopt(tmp_path / "spool")
+    batches = list(iter(backlog.take, None))
+    assert read_back(batches) == events
+    assert not any(batch.dropped for batch in batches)
+    backlog.close()
+
+
+@pytest.mark.usefixtures("mapped")
+def test_room_that_cannot_grow(make, tmp_path, monkeypatch):
+    """Where no more room can be set aside, what follows is written, in the same file."""
+    queue = make(max_batch_bytes=10**9)
+    events = [b"%01000d" % i for i in range(200)]
+    for event in events[:50]:
+        queue.add(event, now=0.0)
+
+    def fallocate(descriptor, offset, length):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(segments.os, "posix_fallocate", fallocate)
+    for event in events[50:]:
+        queue.add(event, now=0.0)
+    (path,) = (tmp_path / "spool").iterdir()
+    assert path.stat().st_size == queue.held_bytes
+    assert read_back(drain(queue)) == events
+    assert not queue.is_in_memory
+
+
+@pytest.mark.usefixtures("mapped")
+def test_a_fork_leaves_the_file_as_it_is(make, tmp_path):
+    """A child that lets go of what it inherited must not cut the file that its parent goes on writing."""
+    queue = make()
+    queue.add(b"a", now=0.0)
+    child = os.fork()
+    if child == 0:
+        queue.abandon()
+        os._exit(0)
+    os.waitpid(child, 0)
+    queue.add(b"b", now=0.0)
+    assert read_back(drain(queue)) == [b"a", b"b"]
+    (path,) = (tmp_path / "spool").iterdir()
+    assert path.stat().st_size == segments.FIRST_ROOM
+
+
+def test_where_room_is_not_set_aside(tmp_path, monkeypatch):
+    """Unknown file systems, and directories that are not there, are written to and not mapped."""
+    assert not segments.can_map(tmp_path / "nowhere")
+    monkeypatch.setattr(segments, "_file_system", lambda device: "nfs4")
+    assert not segments.can_map(tmp_path)
+    monkeypatch.undo()
+    assert segments._file_system(0xFFFF_FFFF) == ""
+    monkeypatch.delattr(segments.os, "posix_fallocate", raising=False)
+    assert not segments.can_map(tmp_path)
+
+
+def test_adding_goes_on_while_a_batch_is_read(make, monkeypatch):
+    """The reader of a batch holds no lock, and what is added meanwhile comes with the next."""
+    monkeypatch.setattr(spool_queue, "SEGMENT_BYTES", 1)  # a segment for each
+    lock = threading.RLock()
+    queue = make(lock=lock)
+    queue.add(b"a", now=0.0)
+    queue.add(b"b", now=0.0)
+    read = queue._segments[0].writer.read
+
+    def reading(offset, length):
+        other = threading.Thread(target=add)
+        other.start()
+        other.join()
+        return read(offset, length)
+
+    def add():
+        with lock:
+            queue.add(b"c", now=0.0)
+            assert queue.drop_oldest(10**12, "spool_full") == 0, "what is being read stays"
+
+    queue._segments[0].reader._read = reading
+    assert read_back([queue.take()]) == [b"a"]
+    queue._segments[0].reader._read = read
+    assert read_back(drain(queue), 1) == [b"b", b"c"]
 
 
 def test_a_killed_process_leaves_all_that_returned(tmp_path):
