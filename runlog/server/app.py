@@ -23,9 +23,10 @@ from starlette.routing import Mount
 
 from runlog.discovery import publish_local_server
 from runlog.server.addresses import listen, require_auth, url_of
+from runlog.server.authentication import Authenticator
 from runlog.server.errors import EXCEPTION_HANDLERS
 from runlog.server.ingest import Ingest
-from runlog.server.middleware import BasicAuth, PrefectVersion, SecurityHeaders
+from runlog.server.middleware import Authentication, PrefectVersion, SecurityHeaders
 from runlog.server.routes import admin, batches, logs, reading
 from runlog.server.serving import Server
 from runlog.server.state import Limits, ServerState
@@ -43,20 +44,28 @@ logger = logging.getLogger("runlog.server")
 
 
 def create_app(
-    storage: LogStorage, *, auth_string: str | None = None, limits: Limits | None = None
+    storage: LogStorage,
+    *,
+    auth_string: str | None = None,
+    own_token: str | None = None,
+    limits: Limits | None = None,
+    always_ask: bool = False,
 ) -> Starlette:
     """
     Return the application around an open storage.
 
     Args:
         storage: The caller opens and closes it.
-        auth_string: ``user:password`` that requests must bring; `None` for none.
+        auth_string: ``user:password`` that requests must bring, or an API key; `None`
+            for none, then they must bring a key as soon as there is one.
+        own_token: Good for everything, as ``Bearer``; for this process and its user.
         limits: What one request may cost.
+        always_ask: Let nobody in without a credential, even if there is none.
     """
-    middleware = [Middleware(SecurityHeaders)]
-    if auth_string:
-        middleware.append(Middleware(BasicAuth, auth_string=auth_string))
-    middleware += [
+    authenticator = Authenticator(storage, auth_string=auth_string, own_token=own_token, always=always_ask)
+    middleware = [
+        Middleware(SecurityHeaders),
+        Middleware(Authentication, authenticator=authenticator),
         Middleware(PrefectVersion),
         # Level 4 takes a third of the time of level 9, for a few per cent more bytes.
         Middleware(GZipMiddleware, minimum_size=1024, compresslevel=4),
@@ -66,7 +75,7 @@ def create_app(
         middleware=middleware,
         exception_handlers=EXCEPTION_HANDLERS,
     )
-    app.state.server = ServerState(storage, Ingest(storage), limits or Limits())
+    app.state.server = ServerState(storage, Ingest(storage), limits or Limits(), authenticator)
     return app
 
 

@@ -19,6 +19,7 @@ from starlette.responses import Response
 from runlog.exceptions import QueryError, RunlogError, StorageError, StorageFullError
 from runlog.server.body import json_response
 from runlog.server.storage.base import ProducerGapError
+from runlog.server.storage.restricted import PermissionDeniedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -96,6 +97,10 @@ async def _producer_gap(_request: Request, error: ProducerGapError) -> Response:
     return json_response({"detail": str(error), "expected": error.expected}, 409)
 
 
+async def _permission_denied(_request: Request, error: PermissionDeniedError) -> Response:
+    return json_response({"detail": str(error)}, 403)
+
+
 async def _storage_error(_request: Request, error: StorageError) -> Response:
     """Answer so that a sender keeps its lines and comes back; the details are for the server's own log."""
     logger.error("%s", error)
@@ -120,6 +125,7 @@ EXCEPTION_HANDLERS: dict[Any, Callable[..., Any]] = {
     InvalidBodyError: _invalid_body,
     QueryError: _query_error,
     ProducerGapError: _producer_gap,
+    PermissionDeniedError: _permission_denied,
     StorageError: _storage_error,
     ClientDisconnect: _client_left,
     Exception: _internal_error,

@@ -6,20 +6,39 @@ Plain ASGI, because the classes that Starlette offers for it copy bodies.
 
 from __future__ import annotations
 
-import base64
-import binascii
-import hmac
+import re
 from typing import TYPE_CHECKING
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers, MutableHeaders, QueryParams
 
 from runlog.server.body import json_response
+from runlog.server.principal import ANYONE, SCOPE_KEY, Principal
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+    from runlog.server.authentication import Authenticator
+    from runlog.server.principal import Permission
+
 OPEN_PATHS = frozenset({"/api/health", "/api/ready"})
 """What probes may ask for without credentials."""
+
+PROBE = Principal("a probe", frozenset())
+"""Who asks for `OPEN_PATHS`, whatever it may do elsewhere."""
+
+ADMIN_PREFIX = "/api/runlog/v1/admin/"
+
+COMMON_PATHS = frozenset({"/api/admin/version", "/api/csrf-token"})
+"""What Prefect's client asks for before it writes or reads."""
+
+READING_POSTS = frozenset({"/api/runlog/v1/tickets"})
+"""Beside Prefect's filters; any other POST puts something in."""
+
+TICKET_PATHS = frozenset({"/api/runlog/v1/logs/stream"})
+"""Where a ticket counts, besides sockets."""
+
+_OWN_RUN = re.compile(r"/api/(flows|flow_runs|task_runs)/[^/]+")
+"""What Prefect's client reads back of a run that it writes."""
 
 LOWEST_API_VERSION = (0, 8, 0)
 """Of Prefect's API, as in the header of its clients."""
@@ -51,41 +70,74 @@ class SecurityHeaders:
         await self._app(scope, receive, send_with_headers)
 
 
-class BasicAuth:
+class Authentication:
     """
-    Ask for the auth string, before anything of a request's body is read.
+    Ask who it is and what it may do, before anything of a request's body is read.
 
-    Answers and exceptions to the rule are Prefect's: ``Basic`` alone will do,
-    and probes need nothing.
+    Answers and exceptions to the rule are Prefect's: 401 without a valid
+    credential, and probes need none. A socket that brings none may still do so in
+    its first message, see `runlog.server.state.authorise`.
 
     Args:
         app: What is guarded.
-        auth_string: ``user:password``.
+        authenticator: Knows the credentials.
     """
 
-    def __init__(self, app: ASGIApp, auth_string: str) -> None:
+    def __init__(self, app: ASGIApp, authenticator: Authenticator) -> None:
         self._app = app
-        self._expected = auth_string.encode()
+        self._authenticator = authenticator
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        if scope["type"] == "http" and not self._may_pass(scope):
-            await json_response({"exception_message": "Unauthorized"}, 401)(scope, receive, send)
+        if scope["type"] not in {"http", "websocket"}:
+            await self._app(scope, receive, send)
             return
+        path = route_path(scope)
+        if scope["type"] == "http" and scope["method"] in {"GET", "HEAD"} and path in OPEN_PATHS:
+            scope[SCOPE_KEY] = PROBE
+            await self._app(scope, receive, send)
+            return
+        await self._authenticator.load()
+        principal = self._principal(scope, path)
+        scope[SCOPE_KEY] = principal
+        if scope["type"] == "http":
+            if principal is None:
+                await json_response({"exception_message": "Unauthorized"}, 401)(scope, receive, send)
+                return
+            needed = permissions_for(scope["method"], path)
+            if not principal.may(*needed):
+                detail = f"{principal.name} has not the scope {' or '.join(needed)}"
+                await json_response({"detail": detail}, 403)(scope, receive, send)
+                return
         await self._app(scope, receive, send)
 
-    def _may_pass(self, scope: Scope) -> bool:
-        # The path of the scope, exactly: a URL put together from headers could be forged.
-        if scope["method"] == "GET" and scope["path"].removeprefix(scope.get("root_path", "")) in OPEN_PATHS:
-            return True
-        scheme, _, credentials = Headers(scope=scope).get("authorization", "").partition(" ")
-        if scheme != "Basic":
-            return False
-        try:
-            given = base64.b64decode(credentials.strip(), validate=True)
-        except (binascii.Error, ValueError):
-            return False
-        return hmac.compare_digest(given, self._expected)
+    def _principal(self, scope: Scope, path: str) -> Principal | None:
+        if not self._authenticator.is_required:
+            return ANYONE
+        authorization = Headers(scope=scope).get("authorization")
+        if authorization is not None:
+            return self._authenticator.by_header(authorization)
+        if scope["type"] == "websocket" or path in TICKET_PATHS:
+            tickets = QueryParams(scope.get("query_string", b"")).getlist("ticket")
+            return self._authenticator.tickets.take(tickets[0]) if len(tickets) == 1 else None
+        return None
+
+
+def route_path(scope: Scope) -> str:
+    """Return the path by which the router decides; a URL put together from headers could be forged."""
+    path: str = scope["path"]
+    return path.removeprefix(scope.get("root_path", ""))
+
+
+def permissions_for(method: str, path: str) -> tuple[Permission, ...]:
+    """Return the permissions one of which a request needs."""
+    if path.startswith(ADMIN_PREFIX):
+        return ("admin",)
+    if path in COMMON_PATHS or (method in {"GET", "HEAD"} and _OWN_RUN.fullmatch(path)):
+        return ("ingest", "read")
+    if method in {"GET", "HEAD", "OPTIONS"} or path in READING_POSTS or path.endswith("/filter"):
+        return ("read",)
+    return ("ingest",)
 
 
 class PrefectVersion:

@@ -198,6 +198,21 @@ class TaskIs:
 
 
 @dataclass(frozen=True, slots=True)
+class FlowIs:
+    """The line says that it belongs to a run of this flow."""
+
+    name: str
+
+    def sql(self) -> Sql:
+        """Return a look-up among the scopes, of which there are few."""
+        return Sql("l.scope IN (SELECT key FROM scopes WHERE flow_name = ?)", (self.name,))
+
+    def matches(self, event: LogEvent) -> bool:
+        """Return whether the flow is meant."""
+        return event.flow_name == self.name
+
+
+@dataclass(frozen=True, slots=True)
 class LoggerIs:
     """The logger has this name, or with ``children`` one below it, as ``etl.load`` is below ``etl``."""
 

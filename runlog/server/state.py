@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, cast
 
-if TYPE_CHECKING:
-    from starlette.requests import Request
+from runlog.server.principal import SCOPE_KEY, Principal
+from runlog.server.restricted import RestrictedIngest
+from runlog.server.storage.restricted import RestrictedStorage
 
+if TYPE_CHECKING:
+    from starlette.requests import HTTPConnection
+
+    from runlog.server.authentication import Authenticator
     from runlog.server.ingest import Ingest
+    from runlog.server.principal import Permission
     from runlog.server.storage.base import LogStorage
 
 
@@ -29,8 +35,48 @@ class ServerState:
     storage: LogStorage
     ingest: Ingest
     limits: Limits
+    authenticator: Authenticator
+
+    def seen_by(self, principal: Principal) -> ServerState:
+        """Return the parts as one may use them who may not see everything."""
+        if not principal.is_bound:
+            return self
+        return replace(
+            self,
+            storage=RestrictedStorage(self.storage, principal),
+            ingest=RestrictedIngest(self.ingest, principal),
+        )
 
 
-def state_of(request: Request) -> ServerState:
-    """Return the parts of the application that got this request."""
-    return cast("ServerState", request.app.state.server)
+def state_of(request: HTTPConnection) -> ServerState:
+    """
+    Return the parts of the application that got this request.
+
+    For a principal that is bound to a run or a flow, storage and ingest are those
+    that know its bounds. What a route gets from elsewhere, such as live lines, it
+    joins with `Principal.condition` itself.
+    """
+    server = cast("ServerState", request.app.state.server)
+    principal = request.scope.get(SCOPE_KEY)
+    return server.seen_by(principal) if isinstance(principal, Principal) else server
+
+
+def authorise(socket: HTTPConnection, token: str | None, *permissions: Permission) -> Principal | None:
+    """
+    Return who has opened a socket; `None` if the credentials are wrong or allow too little.
+
+    The one way in for sockets. A handshake's header or ticket counts before the
+    token. Afterwards `state_of` returns what the principal may use.
+
+    Args:
+        socket: Its handshake.
+        token: What its first message says; `None` if there was none.
+        permissions: One of them is needed.
+    """
+    server = cast("ServerState", socket.app.state.server)
+    found = socket.scope.get(SCOPE_KEY)
+    principal = found if isinstance(found, Principal) else server.authenticator.by_token(token)
+    if principal is None or not principal.may(*permissions):
+        return None
+    socket.scope[SCOPE_KEY] = principal
+    return principal

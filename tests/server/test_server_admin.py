@@ -13,7 +13,7 @@ import runlog
 from runlog._http import ASGITransport, AsyncClient
 from runlog.server.app import create_app
 from runlog.server.errors import InvalidBodyError, invalid_body
-from runlog.server.middleware import BasicAuth, PrefectVersion, SecurityHeaders
+from runlog.server.middleware import PrefectVersion, SecurityHeaders
 from runlog.server.storage.memory import MemoryStorage
 
 pytestmark = pytest.mark.anyio
@@ -144,9 +144,7 @@ async def test_a_client_that_leaves_is_no_error(app):
     assert sent[0]["status"] == 400
 
 
-@pytest.mark.parametrize(
-    "middleware", [SecurityHeaders, PrefectVersion, functools.partial(BasicAuth, auth_string="user:password")]
-)
+@pytest.mark.parametrize("middleware", [SecurityHeaders, PrefectVersion])
 async def test_what_is_no_http_passes(middleware):
     """A socket authenticates by its first message, so what guards requests lets it through."""
     seen = []

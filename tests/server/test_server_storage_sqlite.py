@@ -203,7 +203,7 @@ async def test_a_database_of_version_1_is_brought_up(tmp_path, monkeypatch):
         assert (share.stored, share.expected, share.arrived, share.goodbye) == (1, 2, 1, goodbye)
         assert await storage.append(batch(first_seq=2, closing=True), observed_ns=1) == (1, 2)
         await storage.close()
-    assert schema.SCHEMA_VERSION == 2
+    assert len(schema.MIGRATIONS) == schema.SCHEMA_VERSION
 
 
 async def test_the_end_of_a_run_is_found_without_its_lines(storage):

@@ -27,9 +27,10 @@ from runlog.records import DropMarker
 from runlog.server.query import Position
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from runlog.records import EventBatch, LogEvent
+    from runlog.server.keys import ApiKey
     from runlog.server.query import LogQuery
     from runlog.server.run_summary import Kind, RunSummary, State
     from runlog.server.storage.shares import ProducerShare
@@ -108,6 +109,10 @@ class RunQuery:
     """The run in which they were opened."""
     top_level: bool = False
     """Only runs that were opened in no run that is known."""
+    visible_flow_run: str | None = None
+    """Only this flow run and its task runs. Set by `Principal.runs` alone, as is the next."""
+    visible_flow: str | None = None
+    """Only runs of the flow of this name."""
     after: RunPosition | None = None
     limit: int = 50
     offset: int = 0
@@ -211,6 +216,22 @@ class LogStorage(ABC):
     @abstractmethod
     async def read_statistics(self) -> Statistics:
         """Count."""
+
+    @abstractmethod
+    async def read_keys(self) -> list[ApiKey]:
+        """Return all API keys, in no order."""
+
+    @abstractmethod
+    async def add_key(self, key: ApiKey) -> None:
+        """Keep an API key; one with the same id is replaced."""
+
+    @abstractmethod
+    async def remove_key(self, key_id: str) -> bool:
+        """Forget an API key; `False` if there was none with this id."""
+
+    @abstractmethod
+    async def mark_keys_used(self, used_ns: Mapping[str, int]) -> None:
+        """Note when keys, by their ids, were last used, in nanoseconds since the epoch."""
 
 
 def clip_drops(batch: EventBatch, mark: int) -> list[DropMarker]:

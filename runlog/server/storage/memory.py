@@ -35,7 +35,10 @@ from runlog.server.storage.shares import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from runlog.records import DropMarker, EventBatch
+    from runlog.server.keys import ApiKey
     from runlog.server.query import LogQuery
     from runlog.server.run_summary import Kind, RunSummary
     from runlog.server.storage.base import RunQuery
@@ -59,6 +62,7 @@ class MemoryStorage(LogStorage):
         self._lines: list[StoredLine] = []
         self._producers: dict[str, _Producer] = {}
         self._runs: dict[tuple[Kind, str], RunSummary] = {}
+        self._keys: dict[str, ApiKey] = {}
 
     def __repr__(self) -> str:
         return f"<MemoryStorage with {len(self._lines)} lines>"
@@ -121,6 +125,11 @@ class MemoryStorage(LogStorage):
             and (query.id_prefix is None or run.id.startswith(query.id_prefix))
             and (query.parent_id is None or run.parent_id == query.parent_id)
             and not (query.top_level and run.parent_id in ids)
+            and (
+                query.visible_flow_run is None
+                or query.visible_flow_run == (run.id if run.kind == "flow" else run.text("flow_run_id"))
+            )
+            and (query.visible_flow is None or run.text("flow_name") == query.visible_flow)
             and (query.after is None or run_position(run) < query.after)
         ]
         found.sort(key=run_position, reverse=True)
@@ -186,3 +195,21 @@ class MemoryStorage(LogStorage):
     async def read_statistics(self) -> Statistics:
         """Count."""
         return Statistics(runs=len(self._runs), lines=len(self._lines))
+
+    async def read_keys(self) -> list[ApiKey]:
+        """Copy the list."""
+        return list(self._keys.values())
+
+    async def add_key(self, key: ApiKey) -> None:
+        """Keep it."""
+        self._keys[key.id] = key
+
+    async def remove_key(self, key_id: str) -> bool:
+        """Forget it."""
+        return self._keys.pop(key_id, None) is not None
+
+    async def mark_keys_used(self, used_ns: Mapping[str, int]) -> None:
+        """Note the times."""
+        for key_id, last_used_ns in used_ns.items():
+            if key_id in self._keys:
+                self._keys[key_id] = replace(self._keys[key_id], last_used_ns=last_used_ns)

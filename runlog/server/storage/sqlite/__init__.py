@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sqlite3
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from runlog.exceptions import StorageError
 from runlog.server.query import RunIn, Sql
@@ -22,6 +22,7 @@ from runlog.server.storage.base import (
     Statistics,
 )
 from runlog.server.storage.sqlite.file import FileLock, prepare_file, storage_errors
+from runlog.server.storage.sqlite.keys import SELECT_KEYS, UPSERT_KEY, key_of_row, key_row
 from runlog.server.storage.sqlite.reader import ReaderPool
 from runlog.server.storage.sqlite.rows import LINE_COLUMNS, RUN_COLUMNS, run_of_row, stored_lines
 from runlog.server.storage.sqlite.schema import SCHEMA_VERSION, migrate
@@ -29,14 +30,18 @@ from runlog.server.storage.sqlite.shares import read_shares
 from runlog.server.storage.sqlite.writer import Writer
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from runlog.records import EventBatch
+    from runlog.server.keys import ApiKey
     from runlog.server.query import LogQuery
     from runlog.server.run_summary import RunSummary
     from runlog.server.storage.base import Appended, RunQuery, StoredLine
     from runlog.server.storage.shares import ProducerShare
     from runlog.server.storage.sqlite.reader import Reader
+
+T = TypeVar("T")
 
 
 class SQLiteStorage(LogStorage):
@@ -158,6 +163,36 @@ class SQLiteStorage(LogStorage):
         )
         return Statistics(*rows[0])
 
+    async def read_keys(self) -> list[ApiKey]:
+        """Read the table."""
+        return await self._reading.ask(lambda reader: [key_of_row(row) for row in reader.all(SELECT_KEYS)])
+
+    async def add_key(self, key: ApiKey) -> None:
+        """Write a row."""
+        await self._write(lambda connection: connection.execute(UPSERT_KEY, key_row(key)))
+
+    async def remove_key(self, key_id: str) -> bool:
+        """Delete a row."""
+        deleted = await self._write(
+            lambda connection: connection.execute("DELETE FROM api_keys WHERE id = ?", (key_id,)).rowcount
+        )
+        return bool(deleted)
+
+    async def mark_keys_used(self, used_ns: Mapping[str, int]) -> None:
+        """Write the times in one transaction."""
+        times = [(last_used_ns, key_id) for key_id, last_used_ns in used_ns.items()]
+        await self._write(
+            lambda connection: connection.executemany(
+                "UPDATE api_keys SET last_used_ns = ? WHERE id = ?", times
+            )
+        )
+
+    async def _write(self, change: Callable[[sqlite3.Connection], T]) -> T:
+        """Let the writer run *change* in a transaction of its own, between batches."""
+        if self._writer is None:
+            raise self._closed()
+        return await self._writer.run(change, asyncio.get_running_loop())
+
 
 # --- SQL ----------------------------------------------------------------------------------------------
 
@@ -233,6 +268,12 @@ def _run_condition(query: RunQuery) -> tuple[str, list[Any]]:
         tests.append(("instr(lower_text(coalesce(name, '')), ?)", (query.name_contains.lower(),)))
     if query.top_level:
         tests.append(("NOT EXISTS (SELECT 1 FROM runs outer_run WHERE outer_run.id = r.parent_id)", ()))
+    if query.visible_flow_run is not None:
+        own_id = "CASE kind WHEN 'flow' THEN id ELSE flow_run_id END = ?"
+        tests.append((own_id, (query.visible_flow_run,)))
+    if query.visible_flow is not None:
+        # A fact is the JSON array of whether it is sure, its time and its text.
+        tests.append(("json_extract(facts, '$.flow_name[2]') = ?", (query.visible_flow,)))
     if query.after is not None:
         tests.append(("(started_ns, id, kind) < (?, ?, ?)", query.after))
     return " AND ".join(text for text, _ in tests), [value for _, values in tests for value in values]

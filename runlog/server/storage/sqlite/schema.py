@@ -25,6 +25,13 @@ Version 2:
 - ``producers`` know who has said goodbye. Those of version 1 never could.
 - A small index finds the events that ended a run, for its receipt: the run is
   the innermost of such a line, and keys of flow runs and task runs never meet.
+
+The version with ``api_keys``:
+
+- ``api_keys`` is `runlog.server.keys.ApiKey`; permissions are joined by spaces.
+- What retention took away is no loss: ``removed`` has the seqs, in ranges of which
+  no two touch, and ``removed_of_runs`` how many lines of which run they were (the
+  innermost, as above).
 """
 
 from __future__ import annotations
@@ -126,6 +133,31 @@ MIGRATIONS = (
     ALTER TABLE producers ADD COLUMN goodbye INTEGER NOT NULL DEFAULT 0;
     CREATE INDEX logs_by_finished_run ON logs (ifnull(task_run, flow_run))
         WHERE event_name = 'runlog.run.finished';
+    """,
+    """
+    CREATE TABLE api_keys (
+        id TEXT PRIMARY KEY,
+        name TEXT NOT NULL,
+        digest BLOB NOT NULL,
+        permissions TEXT NOT NULL,
+        flow_run_id TEXT,
+        flow_name TEXT,
+        created_ns INTEGER NOT NULL,
+        expires_ns INTEGER,
+        last_used_ns INTEGER
+    ) WITHOUT ROWID;
+    CREATE TABLE removed (
+        producer INTEGER NOT NULL,
+        first_seq INTEGER NOT NULL,
+        last_seq INTEGER NOT NULL,
+        PRIMARY KEY (producer, first_seq)
+    ) WITHOUT ROWID;
+    CREATE TABLE removed_of_runs (
+        run INTEGER NOT NULL,
+        producer INTEGER NOT NULL,
+        lines INTEGER NOT NULL,
+        PRIMARY KEY (run, producer)
+    ) WITHOUT ROWID;
     """,
 )
 """Scripts that lead from version n to n + 1, in order."""

@@ -35,13 +35,14 @@ from runlog.server.storage.sqlite.rows import (
 if TYPE_CHECKING:
     import asyncio
     import sqlite3
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
     from runlog.records import EventBatch
     from runlog.server.run_summary import Kind, RunSummary, Scope
 
 K = TypeVar("K")
+T = TypeVar("T")
 V = TypeVar("V")
 
 MAX_GROUP_LINES = 20_000
@@ -74,6 +75,17 @@ class _Job:
     outcome: Appended | BaseException | None = None
 
 
+@dataclass(slots=True)
+class _Change:
+    """Something else to do in a transaction, see `Writer.run`."""
+
+    change: Callable[[sqlite3.Connection], Any]
+    in_transaction: bool
+    loop: asyncio.AbstractEventLoop
+    future: asyncio.Future[Any]
+    outcome: Any = None
+
+
 class Writer:
     """
     Stores batches in a thread of its own.
@@ -86,7 +98,8 @@ class Writer:
     def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
         self._connection = connection
         self._path = path
-        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[_Job | _Change | None] = queue.SimpleQueue()
+        self._change: _Change | None = None  # taken from the queue behind a group
         self._closing = False
         self._forget()
         connection.execute("PRAGMA synchronous = FULL")  # NORMAL loses acknowledged commits in a power cut
@@ -110,6 +123,33 @@ class Writer:
         self._jobs.put(job)
         return job.future
 
+    def run(
+        self,
+        change: Callable[[sqlite3.Connection], T],
+        loop: asyncio.AbstractEventLoop,
+        *,
+        in_transaction: bool = True,
+    ) -> asyncio.Future[T]:
+        """
+        Queue a change of anything but batches; the future has its result after the commit.
+
+        It takes its turn among the batches, which wait for as long as it takes.
+        What is remembered of the tables is forgotten after it.
+
+        Args:
+            change: Called in the writer's thread with its connection.
+            loop: The caller's.
+            in_transaction: `False` for statements that allow none around them.
+
+        Raises:
+            StorageError: If the writer is closed.
+        """
+        if self._closing:
+            raise StorageError(f"the database {self._path} is closed")
+        job = _Change(change, in_transaction, loop, loop.create_future())
+        self._jobs.put(job)
+        return job.future
+
     def close(self) -> None:
         """Store what is queued, then close the connection. Blocks; later batches are refused."""
         self._closing = True
@@ -120,16 +160,28 @@ class Writer:
 
     def _work(self) -> None:
         while (group := self._next_group()) is not None:
-            self._store_group(group)
-            _tell(group)
+            if group:
+                self._store_group(group)
+                _tell(group)
+            change, self._change = self._change, None
+            if change is not None:
+                self._make(change)
+                _tell([change])
         self._connection.close()  # the last connection to close also empties the WAL
 
     def _next_group(self) -> list[_Job] | None:
-        """Wait for a batch and return it with those that have gathered behind it; `None` at the end."""
+        """
+        Wait for a batch and return it with those that have gathered behind it; `None` at the end.
+
+        A change ends the group and comes after it: it is then in ``_change``.
+        """
         job = self._jobs.get()
         group: list[_Job] = []
         lines = 0
         while job is not None:
+            if isinstance(job, _Change):
+                self._change = job
+                return group
             group.append(job)
             lines += len(job.batch.events)
             if lines >= MAX_GROUP_LINES:
@@ -169,6 +221,23 @@ class Writer:
                 if connection.in_transaction:  # SQLite has rolled back by itself after some errors
                     connection.execute("ROLLBACK")
                 raise
+
+    def _make(self, job: _Change) -> None:
+        connection = self._connection
+        try:
+            with storage_errors(self._path):
+                if job.in_transaction:
+                    connection.execute("BEGIN IMMEDIATE")
+                try:
+                    job.outcome = job.change(connection)
+                    if job.in_transaction:
+                        connection.execute("COMMIT")
+                finally:
+                    self._forget()
+                    if connection.in_transaction:
+                        connection.execute("ROLLBACK")
+        except BaseException as error:  # whatever it is, the caller must hear of it
+            job.outcome = error
 
     def _store(self, batch: EventBatch, observed_ns: int) -> Appended:
         producer = self._producer(batch.producer)
@@ -312,7 +381,7 @@ class Writer:
         return key
 
 
-def _tell(group: list[_Job]) -> None:
+def _tell(group: Sequence[_Job | _Change]) -> None:
     """Hand each caller its outcome, in its own event loop."""
     for loop in {job.loop for job in group}:
         jobs = [job for job in group if job.loop is loop]
@@ -322,11 +391,11 @@ def _tell(group: list[_Job]) -> None:
             continue
 
 
-def _resolve(jobs: list[_Job]) -> None:
+def _resolve(jobs: Sequence[_Job | _Change]) -> None:
     for job in jobs:
         if job.future.done():  # cancelled by its caller
             continue
         if isinstance(job.outcome, BaseException):
             job.future.set_exception(job.outcome)
         else:
-            job.future.set_result(job.outcome)  # type: ignore[arg-type] # set before the group is told
+            job.future.set_result(job.outcome)  # type: ignore[arg-type] # set before its caller is told
