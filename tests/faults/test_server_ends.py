@@ -20,6 +20,9 @@ from runlog.server.app import BackgroundServer
 FLUSH = 30.0
 """Seconds for what takes one or two, on a machine that is busy."""
 
+QUEUE_BYTES = 16 * 1024 * 1024
+"""The default of ``RUNLOG_DELIVERY_MAX_QUEUE_BYTES``."""
+
 STARTED = "log server at"
 """What ``runlog server start`` writes once it answers requests."""
 
@@ -130,6 +133,9 @@ def _kill_loop(port, database, start_producers, *, kills, shortest, longest, see
     lives = random.Random(seed)
     with ServerProcess(port, database) as server:
         producers = start_producers(server.url, send_timeout=2.0, deadline=deadline)
+        producers.ask("log", lines=100)  # so that each has loaded what it needs to send
+        producers.flush(FLUSH)
+        peaks = [report["peak_bytes"] for report in producers.ask("report")]
         producers.post("chatter", pause=0.002)
         for _ in range(kills):
             server.run_for(lives.uniform(shortest, longest))
@@ -140,9 +146,11 @@ def _kill_loop(port, database, start_producers, *, kills, shortest, longest, see
         producers.end()
         assert server.stop() == 0
     result = producers.count(stored_in(database))
-    print(f"{kills} kills: {result}; {producers.timing}")
+    grown = [p.report["peak_bytes"] - before for p, before in zip(producers.producers, peaks, strict=True)]
+    print(f"{kills} kills: {result}; {producers.timing}; grown by {[g >> 20 for g in grown]} MiB")
     assert (result.lost, result.dropped, result.doubled, result.reordered) == (0, 0, 0, 0)
     assert producers.dropped == 0
+    assert max(grown) <= QUEUE_BYTES + 20 * 1024 * 1024
 
 
 def test_a_server_that_is_killed_again_and_again(port, database, start_producers):
