@@ -64,14 +64,14 @@ class StorageContract:
 
     async def test_a_batch_is_acknowledged_to_its_end(self, storage):
         """The answer names the batch's last seq, and the first that was new."""
-        assert await storage.append(batch(line(), line()), observed_ns=1) == (1, 0)
-        assert await storage.append(batch(line(), first_seq=2), observed_ns=1) == (2, 2)
+        assert (await storage.append(batch(line(), line()), observed_ns=1))[:2] == (1, 0)
+        assert (await storage.append(batch(line(), first_seq=2), observed_ns=1))[:2] == (2, 2)
 
     async def test_a_batch_that_was_stored_is_not_stored_again(self, storage):
         """A repeated batch is acknowledged up to the mark and adds nothing."""
         await storage.append(batch(line("a"), line("b")), observed_ns=1)
-        assert await storage.append(batch(line("a")), observed_ns=2) == (1, 2)
-        assert await storage.append(batch(line("a"), line("b")), observed_ns=2) == (1, 2)
+        assert (await storage.append(batch(line("a")), observed_ns=2))[:2] == (1, 2)
+        assert (await storage.append(batch(line("a"), line("b")), observed_ns=2))[:2] == (1, 2)
         assert await messages(storage) == ["a", "b"]
         assert await storage.read_statistics() == Statistics(runs=0, lines=2)
 
@@ -79,7 +79,7 @@ class StorageContract:
         """What lies below the mark is left out, what lies above is stored."""
         await storage.append(batch(line("a"), line("b", at=1)), observed_ns=1)
         overlapping = batch(line("b", at=1), line("c", at=2), first_seq=1)
-        assert await storage.append(overlapping, observed_ns=2) == (2, 2)
+        assert (await storage.append(overlapping, observed_ns=2))[:2] == (2, 2)
         assert await messages(storage) == ["a", "b", "c"]
 
     async def test_a_gap_is_refused(self, storage):
@@ -95,16 +95,16 @@ class StorageContract:
     async def test_a_marker_fills_a_gap(self, storage):
         """Dropped lines move the mark as stored ones do, wherever in the batch they were."""
         dropped = [DropMarker(0, 2, "queue_full"), DropMarker(3, 1, "closed")]
-        assert await storage.append(batch(line(), line(), dropped=dropped), observed_ns=1) == (4, 0)
+        assert (await storage.append(batch(line(), line(), dropped=dropped), observed_ns=1))[:2] == (4, 0)
         assert [found.seq for found in await storage.read_lines(LogQuery())] == [2, 4]
         only = batch(first_seq=5, dropped=[DropMarker(5, 10, "queue_full")])
-        assert await storage.append(only, observed_ns=1) == (14, 5)
+        assert (await storage.append(only, observed_ns=1))[:2] == (14, 5)
 
     async def test_an_empty_batch_tells_the_mark(self, storage):
         """A batch of nothing changes nothing and is answered with the mark."""
-        assert await storage.append(batch(), observed_ns=1) == (-1, 0)
+        assert (await storage.append(batch(), observed_ns=1))[:2] == (-1, 0)
         await storage.append(batch(line()), observed_ns=1)
-        assert await storage.append(batch(first_seq=1), observed_ns=1) == (0, 1)
+        assert (await storage.append(batch(first_seq=1), observed_ns=1))[:2] == (0, 1)
 
     # --- lines ------------------------------------------------------------------------------------
 
@@ -144,6 +144,90 @@ class StorageContract:
         )
         where = AllOf((LevelBetween(20),))
         assert await messages(storage, where=where, limit=2) == ["2", "5"]
+
+    # --- arrivals ---------------------------------------------------------------------------------
+
+    async def test_lines_are_read_in_the_order_of_arrival(self, storage):
+        """Arrivals count up from 1 across producers, whatever the timestamps; `append` tells the first."""
+        assert await storage.last_arrival() == 0
+        assert await storage.read_arrivals(0) == ([], 0)
+        first = await storage.append(batch(line("late", at=9), line("a", at=1)), observed_ns=1)
+        second = await storage.append(batch(line("old", at=-9), producer=OTHER_PRODUCER), observed_ns=1)
+        third = await storage.append(batch(line("a", at=1), line("b"), first_seq=1), observed_ns=1)
+        assert [one.first_arrival for one in (first, second, third)] == [1, 3, 4]
+        assert len({first.producer_key, third.producer_key, second.producer_key}) == 2
+        assert await arrivals(storage) == [(1, "late"), (2, "a"), (3, "old"), (4, "b")]
+        assert await storage.last_arrival() == 4
+        found = await storage.read_arrivals(0)
+        assert sorted((one for _, one in found.lines), key=place) == await storage.read_lines(LogQuery())
+        assert found.lines[2][1].producer_key == second.producer_key
+
+    async def test_what_stores_nothing_arrives_not(self, storage):
+        """A batch sent again, an empty one, and one of markers alone have no arrival."""
+        await storage.append(batch(line()), observed_ns=1)
+        for repeated in (
+            batch(line()),
+            batch(first_seq=1),
+            batch(dropped=[DropMarker(1, 2, "closed")], first_seq=1),
+        ):
+            assert (await storage.append(repeated, observed_ns=1))[2:] == (0, 0)
+        assert await storage.last_arrival() == 1
+
+    async def test_reading_on_from_an_arrival_gives_each_line_once(self, storage):
+        """Pages that begin where the last one ended join, and tell how far was looked."""
+        for number in range(3):
+            events = [line(f"{number}-{n}", level=10 * (n % 3)) for n in range(5)]
+            await storage.append(batch(*events, first_seq=5 * number), observed_ns=1)
+        found, after = [], 0
+        while after < 15:
+            page = await storage.read_arrivals(after, where=LevelBetween(20), limit=2)
+            assert page.upto > after
+            assert all(after < arrival <= page.upto for arrival, _ in page.lines)
+            found += page.lines
+            after = page.upto
+        assert found == [pair for pair in (await storage.read_arrivals(0)).lines if pair[1].event.level == 20]
+        assert after == 15
+        assert await storage.read_arrivals(15) == ([], 15)
+        assert await storage.read_arrivals(99) == ([], 99)
+
+    async def test_arrivals_are_read_up_to_a_bound(self, storage):
+        """Nothing behind the bound is looked at, and the answer does not claim it was."""
+        await storage.append(batch(*(line(str(n)) for n in range(5))), observed_ns=1)
+        page = await storage.read_arrivals(1, upto=3)
+        assert ([arrival for arrival, _ in page.lines], page.upto) == ([2, 3], 3)
+
+    async def test_arrivals_within_a_run_are_those_of_its_tree(self, storage):
+        """A run's stream has the lines of all that was opened in it, in the order of arrival."""
+        await self.fill_tree(storage)
+        assert await arrivals(storage, within="task") == [
+            (2, "task"),
+            (3, "nested"),
+            (4, "sub"),
+            (5, "deep"),
+            (6, "stray"),
+        ]
+        assert await arrivals(storage, within="root", where=LevelBetween(30)) == [(5, "deep")]
+        assert await arrivals(storage, within="nobody") == []
+
+    async def test_arrivals_of_lost_lines_are_passed_over(self, storage):
+        """Lines that are stored no more are left out, and an arrival is not given again."""
+        await storage.append(batch(*(line(str(n)) for n in range(6))), observed_ns=1)
+        await self.lose(storage, {0, 1, 3})
+        assert await arrivals(storage) == [(3, "2"), (5, "4"), (6, "5")]
+        assert await arrivals(storage, after=1) == [(3, "2"), (5, "4"), (6, "5")]
+        appended = await storage.append(batch(line("6"), first_seq=6), observed_ns=1)
+        assert appended.first_arrival == 7
+
+    async def test_an_arrival_is_found_by_time(self, storage):
+        """Behind the arrival before a time is every line of that time or later."""
+        await storage.append(batch(line(at=5), line(at=1), line(at=7), line(at=3)), observed_ns=1)
+        second = 1_000_000_000
+        found = [await storage.arrival_before(START + at * second) for at in (0, 4, 6, 7, 8)]
+        assert found == [0, 0, 2, 2, 4]
+
+    async def test_a_store_has_an_epoch(self, storage):
+        """It is text that tells this store from others."""
+        assert len(storage.epoch) >= 8
 
     # --- runs -------------------------------------------------------------------------------------
 
@@ -325,10 +409,10 @@ class StorageContract:
             return (await storage.read_shares(FLOW))[0].goodbye
 
         own = line(flow_run_id=FLOW)
-        assert await storage.append(batch(closing=True), observed_ns=1) == (-1, 0)
+        assert (await storage.append(batch(closing=True), observed_ns=1))[:2] == (-1, 0)
         await storage.append(batch(own, own), observed_ns=1)
         assert not await goodbye()
-        assert await storage.append(batch(first_seq=2, closing=True), observed_ns=1) == (1, 2)
+        assert (await storage.append(batch(first_seq=2, closing=True), observed_ns=1))[:2] == (1, 2)
         assert await goodbye()
         await storage.append(batch(own, own), observed_ns=1)
         assert await goodbye()
@@ -384,7 +468,7 @@ class StorageContract:
             batch(line(flow_run_id=FLOW), dropped=[DropMarker(1, 2, "queue_full")]), observed_ns=1
         )
         overlapping = batch(line(flow_run_id=FLOW), first_seq=1, dropped=[DropMarker(1, 3, "queue_full")])
-        assert await storage.append(overlapping, observed_ns=1) == (4, 3)
+        assert (await storage.append(overlapping, observed_ns=1))[:2] == (4, 3)
         (share,) = await storage.read_shares(FLOW)
         assert (share.dropped_by_reason, share.stored, share.last_seq) == ({"queue_full": 3}, 2, 4)
 
@@ -413,6 +497,15 @@ def ended(claim, **fields):
 
 async def messages(storage, **query):
     return [found.event.message for found in await storage.read_lines(LogQuery(**query))]
+
+
+async def arrivals(storage, after=0, **query):
+    found = await storage.read_arrivals(after, **query)
+    return [(arrival, line.event.message) for arrival, line in found.lines]
+
+
+def place(line):
+    return line.position
 
 
 async def run_ids(storage, **query):

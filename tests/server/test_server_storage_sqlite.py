@@ -201,7 +201,7 @@ async def test_a_database_of_version_1_is_brought_up(tmp_path, monkeypatch):
         assert await messages(storage) == ["old"]
         (share,) = await storage.read_shares(FLOW)
         assert (share.stored, share.expected, share.arrived, share.goodbye) == (1, 2, 1, goodbye)
-        assert await storage.append(batch(first_seq=2, closing=True), observed_ns=1) == (1, 2)
+        assert (await storage.append(batch(first_seq=2, closing=True), observed_ns=1))[:2] == (1, 2)
         await storage.close()
     assert len(schema.MIGRATIONS) == schema.SCHEMA_VERSION
 
@@ -270,8 +270,8 @@ async def test_batches_that_gather_share_a_transaction(storage):
     gap = asyncio.ensure_future(storage.append(batch(line(), first_seq=9), observed_ns=1))
     await asyncio.sleep(0)
     release.set()
-    assert await first == (0, 0)
-    assert await asyncio.gather(*others) == [(0, 0)] * 39
+    assert (await first)[:2] == (0, 0)
+    assert [one[:2] for one in await asyncio.gather(*others)] == [(0, 0)] * 39
     with pytest.raises(ProducerGapError):
         await gap
     assert len(commits) == 2
@@ -323,7 +323,7 @@ async def test_one_batch_that_cannot_be_stored_does_not_harm_the_others(storage)
     await asyncio.sleep(0)
     release.set()
     await first
-    assert await good == (0, 0)
+    assert (await good)[:2] == (0, 0)
     with pytest.raises(OverflowError):
         await refused
     assert await messages(storage) == ["hello", "good"]
@@ -345,7 +345,7 @@ async def test_closing_stores_what_is_queued(tmp_path):
     storage._writer._jobs.put(None)  # the end, as `close` puts it, behind the four
     release.set()
     await storage.close()
-    assert await asyncio.gather(first, *others) == [(0, 0)] * 5
+    assert [one[:2] for one in await asyncio.gather(first, *others)] == [(0, 0)] * 5
     await storage.open()
     assert len(await messages(storage)) == 5
     await storage.close()
@@ -378,7 +378,7 @@ def test_a_loop_that_is_gone_harms_nobody(tmp_path):
 
     asyncio.run(leave())
     release.set()
-    assert asyncio.run(storage.append(batch(line("b"), first_seq=1), observed_ns=1)) == (1, 1)
+    assert asyncio.run(storage.append(batch(line("b"), first_seq=1), observed_ns=1))[:2] == (1, 1)
     asyncio.run(storage.close())
 
 

@@ -14,6 +14,9 @@ passes ``tests/server/storage_contract.py``; its promises are:
   it back.
 - Runs are derived from the lines as they arrive. The order of arrival of
   different producers' batches makes no difference to them.
+- Each line has an arrival, a number from 1 on that rises in the order of commits
+  and is never given again: whoever has seen everything up to an arrival, and
+  reads on from there, misses no line, however old its timestamp is.
 """
 
 from __future__ import annotations
@@ -31,7 +34,7 @@ if TYPE_CHECKING:
 
     from runlog.records import EventBatch, LogEvent
     from runlog.server.keys import ApiKey
-    from runlog.server.query import LogQuery
+    from runlog.server.query import Condition, LogQuery
     from runlog.server.run_summary import Kind, RunSummary, State
     from runlog.server.storage.shares import ProducerShare
 
@@ -65,6 +68,10 @@ class Appended(NamedTuple):
     """Every seq of the producer up to this one is stored, now or before; -1 if none is."""
     new_from: int
     """The first seq of the batch that was stored by this call; ``acked + 1`` if none was."""
+    first_arrival: int = 0
+    """The arrival of the first line that was stored by this call, the others follow; 0 if none was."""
+    producer_key: int = 0
+    """See `Position.producer_key`; 0 if no line was stored by this call."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +90,15 @@ class StoredLine:
     def position(self) -> Position:
         """Its place in the order of all lines."""
         return Position(self.event.timestamp_ns, self.producer_key, self.seq)
+
+
+class Arrivals(NamedTuple):
+    """Some lines in the order in which they were committed."""
+
+    lines: list[tuple[int, StoredLine]]
+    """Each with its arrival, ascending."""
+    upto: int
+    """Whatever arrived up to here was looked at; also where no line was found."""
 
 
 class RunPosition(NamedTuple):
@@ -166,6 +182,13 @@ class LogStorage(ABC):
     """Where the lines are, for people; without a password."""
     schema_version: int
 
+    def may_have_keys(self) -> bool:
+        """Return whether there could be an API key in it, which is known for sure once it is open."""
+        return True
+
+    epoch: str
+    """Known once it is open. Tells this store's arrivals from those of every other store."""
+
     @abstractmethod
     async def open(self) -> None:
         """
@@ -196,6 +219,43 @@ class LogStorage(ABC):
     @abstractmethod
     async def read_lines(self, query: LogQuery) -> list[StoredLine]:
         """Return the lines that a query asks for, in its order."""
+
+    @abstractmethod
+    async def read_arrivals(
+        self,
+        after: int,
+        *,
+        where: Condition | None = None,
+        within: str | None = None,
+        upto: int | None = None,
+        limit: int = 1000,
+    ) -> Arrivals:
+        """
+        Return lines in the order of their arrival.
+
+        A call looks at a bounded number of lines, so that it may return fewer than
+        *limit*, or none, although there are more behind `Arrivals.upto`.
+
+        Args:
+            after: Only lines that arrived after this one; it need not be stored any more.
+            where: Only lines that pass.
+            within: Only lines of the run with this id, and of all runs that are
+                known, at the time of the call, to have been opened in it.
+            upto: Only lines that arrived up to here; `None` for the last one.
+            limit: Most lines; at least 1.
+        """
+
+    @abstractmethod
+    async def last_arrival(self) -> int:
+        """Return the arrival of the newest line, 0 if there never was one."""
+
+    @abstractmethod
+    async def arrival_before(self, timestamp_ns: int) -> int:
+        """
+        Return an arrival after which every line is found that has this timestamp or a later one.
+
+        The greatest such one; lines behind it may be older. The last one if there is no such line.
+        """
 
     @abstractmethod
     async def read_runs(self, query: RunQuery) -> list[RunSummary]:

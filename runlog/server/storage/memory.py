@@ -9,12 +9,14 @@ line, so that what it answers is easily seen to be right. Nothing survives
 from __future__ import annotations
 
 import heapq
+import secrets
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from runlog.server.run_summary import merge, summarise
 from runlog.server.storage.base import (
     Appended,
+    Arrivals,
     LogStorage,
     ProducerGapError,
     RunSet,
@@ -39,7 +41,7 @@ if TYPE_CHECKING:
 
     from runlog.records import DropMarker, EventBatch
     from runlog.server.keys import ApiKey
-    from runlog.server.query import LogQuery
+    from runlog.server.query import Condition, LogQuery
     from runlog.server.run_summary import Kind, RunSummary
     from runlog.server.storage.base import RunQuery
 
@@ -59,13 +61,19 @@ class MemoryStorage(LogStorage):
     schema_version = 0
 
     def __init__(self) -> None:
+        self.epoch = secrets.token_hex(8)
         self._lines: list[StoredLine] = []
+        self._arrivals: dict[tuple[str, int], int] = {}
         self._producers: dict[str, _Producer] = {}
         self._runs: dict[tuple[Kind, str], RunSummary] = {}
         self._keys: dict[str, ApiKey] = {}
 
     def __repr__(self) -> str:
         return f"<MemoryStorage with {len(self._lines)} lines>"
+
+    def may_have_keys(self) -> bool:
+        """Return whether there is one."""
+        return bool(self._keys)
 
     async def open(self) -> None:
         """Do nothing: there is nothing to open."""
@@ -84,16 +92,19 @@ class MemoryStorage(LogStorage):
             return Appended(mark - 1, mark)
         self._producers[batch.producer] = producer
         new = [(seq, event) for seq, event in batch.numbered() if seq >= mark]
-        self._lines += [
-            StoredLine(batch.producer, producer.key, seq, observed_ns, event) for seq, event in new
-        ]
+        first_arrival = len(self._arrivals) + 1
+        for seq, event in new:
+            self._arrivals[batch.producer, seq] = len(self._arrivals) + 1
+            self._lines.append(StoredLine(batch.producer, producer.key, seq, observed_ns, event))
         producer.drops += clip_drops(batch, mark)
         producer.next_seq = batch.last_seq + 1
         producer.goodbye = says_goodbye(batch, mark)
         for key, summary in summarise(event for _, event in new)[0].items():
             known = self._runs.get(key)
             self._runs[key] = summary if known is None else merge(known, summary)
-        return Appended(batch.last_seq, mark)
+        if not new:
+            return Appended(batch.last_seq, mark)
+        return Appended(batch.last_seq, mark, first_arrival, producer.key)
 
     async def read_lines(self, query: LogQuery) -> list[StoredLine]:
         """Look at every line."""
@@ -109,6 +120,38 @@ class MemoryStorage(LogStorage):
         )
         pick = heapq.nsmallest if ascending else heapq.nlargest
         return pick(query.offset + query.limit, found, key=lambda line: line.position)[query.offset :]
+
+    async def read_arrivals(
+        self,
+        after: int,
+        *,
+        where: Condition | None = None,
+        within: str | None = None,
+        upto: int | None = None,
+        limit: int = 1000,
+    ) -> Arrivals:
+        """Look at every line."""
+        last = len(self._arrivals) if upto is None else min(upto, len(self._arrivals))
+        runs = self._run_set(within) if within is not None else None
+        found = [
+            (arrival, line)
+            for line in self._lines
+            if after < (arrival := self._arrivals[line.producer, line.seq]) <= last
+            and (runs is None or runs.matches(line.event))
+            and (where is None or where.matches(line.event))
+        ]
+        return Arrivals(found[:limit], found[limit - 1][0] if len(found) > limit else max(last, after))
+
+    async def last_arrival(self) -> int:
+        """Count: an arrival is kept when its line is not."""
+        return len(self._arrivals)
+
+    async def arrival_before(self, timestamp_ns: int) -> int:
+        """Look at every line."""
+        newer = (line for line in self._lines if line.event.timestamp_ns >= timestamp_ns)
+        return min(
+            (self._arrivals[line.producer, line.seq] - 1 for line in newer), default=len(self._arrivals)
+        )
 
     async def read_runs(self, query: RunQuery) -> list[RunSummary]:
         """Look at every run."""

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from runlog.records import EventBatch
     from runlog.server.keys import ApiKey
     from runlog.server.principal import Principal
-    from runlog.server.query import LogQuery
+    from runlog.server.query import Condition, LogQuery
     from runlog.server.run_summary import RunSummary
-    from runlog.server.storage.base import Appended, StoredLine
+    from runlog.server.storage.base import Appended, Arrivals, StoredLine
     from runlog.server.storage.shares import ProducerShare
 
 
@@ -44,6 +44,7 @@ class RestrictedStorage(LogStorage):
         self._principal = principal
         self.location = storage.location
         self.schema_version = storage.schema_version
+        self.epoch = storage.epoch
 
     def __repr__(self) -> str:
         return f"<{self._storage!r} as {self._principal.name} sees it>"
@@ -65,6 +66,33 @@ class RestrictedStorage(LogStorage):
         """Return those lines that are seen."""
         where = AllOf((query.where, self._principal.condition()))
         return await self._storage.read_lines(replace(query, where=where))
+
+    async def read_arrivals(
+        self,
+        after: int,
+        *,
+        where: Condition | None = None,
+        within: str | None = None,
+        upto: int | None = None,
+        limit: int = 1000,
+    ) -> Arrivals:
+        """Return those lines that are seen; how many others arrived is no secret."""
+        seen = self._principal.condition()
+        return await self._storage.read_arrivals(
+            after,
+            where=seen if where is None else AllOf((where, seen)),
+            within=within,
+            upto=upto,
+            limit=limit,
+        )
+
+    async def last_arrival(self) -> int:
+        """Return the last arrival, of whatever line."""
+        return await self._storage.last_arrival()
+
+    async def arrival_before(self, timestamp_ns: int) -> int:
+        """Return the arrival before all lines that new, whosever they are."""
+        return await self._storage.arrival_before(timestamp_ns)
 
     async def read_runs(self, query: RunQuery) -> list[RunSummary]:
         """Return those runs that are seen."""

@@ -21,6 +21,7 @@ from runlog.server.storage.base import (
     RunSet,
     Statistics,
 )
+from runlog.server.storage.sqlite.arrivals import arrival_before, last_arrival, read_arrivals
 from runlog.server.storage.sqlite.file import FileLock, prepare_file, storage_errors
 from runlog.server.storage.sqlite.keys import SELECT_KEYS, UPSERT_KEY, key_of_row, key_row
 from runlog.server.storage.sqlite.reader import ReaderPool
@@ -35,9 +36,9 @@ if TYPE_CHECKING:
 
     from runlog.records import EventBatch
     from runlog.server.keys import ApiKey
-    from runlog.server.query import LogQuery
+    from runlog.server.query import Condition, LogQuery
     from runlog.server.run_summary import RunSummary
-    from runlog.server.storage.base import Appended, RunQuery, StoredLine
+    from runlog.server.storage.base import Appended, Arrivals, RunQuery, StoredLine
     from runlog.server.storage.shares import ProducerShare
     from runlog.server.storage.sqlite.reader import Reader
 
@@ -64,6 +65,10 @@ class SQLiteStorage(LogStorage):
     def __repr__(self) -> str:
         return f"<SQLiteStorage {'closed' if self._writer is None else 'open'} at {self._path}>"
 
+    def may_have_keys(self) -> bool:
+        """Return whether there is a file."""
+        return self._path.exists()
+
     async def open(self) -> None:
         """
         Open the file, in another thread.
@@ -82,6 +87,7 @@ class SQLiteStorage(LogStorage):
             connection = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
             undo.callback(connection.close)
             migrate(connection, self._path)
+            (self.epoch,) = connection.execute("SELECT epoch FROM store").fetchone()
             self._writer = Writer(connection, self._path)
             undo.pop_all()
         self._lock = lock
@@ -126,6 +132,31 @@ class SQLiteStorage(LogStorage):
             return stored_lines(rows, reader.producer, reader.logger, reader.scope)
 
         return await self._reading.ask(question)
+
+    async def read_arrivals(
+        self,
+        after: int,
+        *,
+        where: Condition | None = None,
+        within: str | None = None,
+        upto: int | None = None,
+        limit: int = 1000,
+    ) -> Arrivals:
+        """Read along the rowid."""
+
+        def question(reader: Reader) -> Arrivals:
+            runs = _run_set(reader, within) if within is not None else None
+            return read_arrivals(reader, after, where=where, runs=runs, upto=upto, limit=limit)
+
+        return await self._reading.ask(question)
+
+    async def last_arrival(self) -> int:
+        """Read the greatest rowid."""
+        return await self._reading.ask(lambda reader: last_arrival(reader.connection))
+
+    async def arrival_before(self, timestamp_ns: int) -> int:
+        """Read along the index by time, which has the rowids."""
+        return await self._reading.ask(lambda reader: arrival_before(reader.connection, timestamp_ns))
 
     async def read_runs(self, query: RunQuery) -> list[RunSummary]:
         """Read along the index by start, or by what is more selective."""

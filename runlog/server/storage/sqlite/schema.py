@@ -32,6 +32,14 @@ The version with ``api_keys``:
 - What retention took away is no loss: ``removed`` has the seqs, in ranges of which
   no two touch, and ``removed_of_runs`` how many lines of which run they were (the
   innermost, as above).
+
+The version with ``store``:
+
+- The rowid of ``logs`` is the arrival of a line: there is one writer, so that it
+  rises in the order of commits. SQLite gives a new row the greatest rowid plus
+  one, and so the row with the greatest one is never deleted. ``VACUUM`` keeps the
+  rowids of a table that has indexes.
+- ``store`` has one row; its epoch is different for every database ever made.
 """
 
 from __future__ import annotations
@@ -158,6 +166,10 @@ MIGRATIONS = (
         lines INTEGER NOT NULL,
         PRIMARY KEY (run, producer)
     ) WITHOUT ROWID;
+    """,
+    """
+    CREATE TABLE store (epoch TEXT NOT NULL);
+    INSERT INTO store VALUES (lower(hex(randomblob(8))));
     """,
 )
 """Scripts that lead from version n to n + 1, in order."""

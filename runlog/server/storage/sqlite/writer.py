@@ -22,6 +22,7 @@ import msgspec
 from runlog.exceptions import StorageError
 from runlog.server.run_summary import merge, summarise
 from runlog.server.storage.base import Appended, ProducerGapError, clip_drops, says_goodbye
+from runlog.server.storage.sqlite.arrivals import last_arrival
 from runlog.server.storage.sqlite.file import storage_errors
 from runlog.server.storage.sqlite.rows import (
     INSERT_LINE,
@@ -254,7 +255,9 @@ class Writer:
         if producer is None:
             producer = self._new_producer(batch.producer, observed_ns)
         new = [(seq, event) for seq, event in batch.numbered() if seq >= mark]
+        first_arrival = 0
         if new:
+            first_arrival = last_arrival(self._connection) + 1
             summaries, scopes = summarise(event for _, event in new)
             self._merge_runs(summaries.values())
             # By identity: a scope is nine texts, and hashing them for each line costs as much as its row.
@@ -292,7 +295,7 @@ class Writer:
             ),
         )
         producer.next_seq = last_seq + 1
-        return Appended(last_seq, mark)
+        return Appended(last_seq, mark, first_arrival, producer.key if new else 0)
 
     # --- keys ---------------------------------------------------------------------------------------
 
