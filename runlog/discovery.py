@@ -34,7 +34,7 @@ class LocalServer(NamedTuple):
 
 
 @contextlib.contextmanager
-def publish_local_server(home: Path, url: str) -> Iterator[bool]:
+def publish_local_server(home: Path, url: str, token: str | None = None) -> Iterator[bool]:
     """
     Let programs with the same home find the server at *url* while the block runs.
 
@@ -43,9 +43,10 @@ def publish_local_server(home: Path, url: str) -> Iterator[bool]:
     Args:
         home: ``RUNLOG_HOME``; created with mode 0700 if it is missing.
         url: API address.
+        token: What the server takes as ``Bearer`` from whoever may read the file.
     """
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
-    # 0600: the file tells where the logs go, and nobody else may redirect them.
+    # 0600: the file tells where the logs go, which nobody else may redirect, and how to get in.
     lock = os.open(home / LOCK_FILE, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
     try:
         if not _lock_soon(lock):
@@ -55,7 +56,7 @@ def publish_local_server(home: Path, url: str) -> Iterator[bool]:
         fresh = home / f"{RUNTIME_FILE}.{os.getpid()}"
         descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            json.dump({"url": url, "pid": os.getpid()}, file)
+            json.dump({"url": url, "pid": os.getpid(), "token": token}, file)
         fresh.replace(runtime_file)  # readers see the old file or the new one, never half of one
         try:
             yield True
@@ -81,6 +82,22 @@ def find_local_server(home: Path) -> LocalServer | None:
         return None if lock_file(lock) else found
     finally:
         os.close(lock)
+
+
+def local_credentials(home: Path | None, url: str) -> dict[str, str]:
+    """
+    Return the headers that let programs with the same home into the server at *url*.
+
+    Empty if it is not the published one. For requests that bring no credentials of
+    their own. Costs as little as `find_local_server`, and raises nothing.
+    """
+    try:
+        facts = json.loads((home / RUNTIME_FILE).read_bytes()) if home is not None else {}
+        token = facts.get("token") if str(facts.get("url", "")).rstrip("/") == url.rstrip("/") else None
+    except (OSError, ValueError, AttributeError):
+        return {}
+    # The address may be another's by now if the server was killed; then the token is worth nothing either.
+    return {"Authorization": f"Bearer {token}"} if isinstance(token, str) else {}
 
 
 def _lock_soon(descriptor: int) -> bool:

@@ -9,24 +9,31 @@ import sys
 from runlog.exceptions import SettingsError
 
 
-def require_auth(host: str, auth_string: str | None) -> None:
+def require_auth(host: str, auth_string: str | None, *, has_keys: bool = False) -> None:
     """
     Refuse to serve other machines without asking for credentials.
 
+    Args:
+        host: Where it listens.
+        auth_string: ``user:password``; `None` for none.
+        has_keys: Whether there are API keys.
+
     Raises:
-        SettingsError: If *host* is not this machine's own and there is no auth string.
+        SettingsError: If *host* is not this machine's own and nobody could be asked for anything.
     """
-    if not auth_string and not _is_loopback(host):
+    if not auth_string and not has_keys and not is_loopback(host):
         raise SettingsError(
             f"RUNLOG_SERVER_HOST is {host!r}, which other machines can reach, and no auth string is set",
             key="RUNLOG_SERVER_HOST",
             expected="a loopback address such as 127.0.0.1",
             got=repr(host),
-            remedy="set PREFECT_SERVER_API_AUTH_STRING=user:password, or listen on 127.0.0.1",
+            remedy="set PREFECT_SERVER_API_AUTH_STRING=user:password, make a key with "
+            "`runlog server keys create`, or listen on 127.0.0.1",
         )
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Return whether a name or address is this machine's own, by itself: no name is looked up."""
     if host == "localhost":
         return True
     try:
@@ -73,9 +80,9 @@ def _cannot_listen(host: str, port: int, reason: str) -> SettingsError:
     )
 
 
-def url_of(listener: socket.socket) -> str:
+def url_of(listener: socket.socket, scheme: str = "http") -> str:
     """Return the API address of a listening socket, for programs on this machine."""
     host, port = listener.getsockname()[:2]
     if ipaddress.ip_address(host).is_unspecified:
         host = "::1" if ":" in host else "127.0.0.1"
-    return f"http://{f'[{host}]' if ':' in host else host}:{port}/api"
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}/api"

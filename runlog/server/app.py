@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import secrets
 import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -22,19 +23,20 @@ from starlette.middleware.gzip import GZipMiddleware
 from starlette.routing import Mount
 
 from runlog.discovery import publish_local_server
-from runlog.server.addresses import listen, require_auth, url_of
+from runlog.server.addresses import is_loopback, listen, require_auth, url_of
 from runlog.server.authentication import Authenticator
 from runlog.server.errors import EXCEPTION_HANDLERS
 from runlog.server.ingest import Ingest
 from runlog.server.middleware import Authentication, PrefectVersion, SecurityHeaders
-from runlog.server.routes import admin, batches, logs, reading
-from runlog.server.serving import Server
+from runlog.server.origins import SameOrigin
+from runlog.server.routes import admin, batches, keys, logs, reading
+from runlog.server.serving import TLS, Server
 from runlog.server.state import Limits, ServerState
 from runlog.server.storage import DATABASE_FILE, storage_from_url
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
     from typing import Self
 
@@ -49,7 +51,8 @@ def create_app(
     auth_string: str | None = None,
     own_token: str | None = None,
     limits: Limits | None = None,
-    always_ask: bool = False,
+    allowed_origins: Sequence[str] = (),
+    on_loopback: bool | None = None,
 ) -> Starlette:
     """
     Return the application around an open storage.
@@ -60,22 +63,39 @@ def create_app(
             for none, then they must bring a key as soon as there is one.
         own_token: Good for everything, as ``Bearer``; for this process and its user.
         limits: What one request may cost.
-        always_ask: Let nobody in without a credential, even if there is none.
+        allowed_origins: Of pages from elsewhere that may use it.
+        on_loopback: Whether it listens where only this machine reaches it. If so, it
+            answers by this machine's names alone; if not, it lets nobody in without a
+            credential. `None`: it listens nowhere, as in tests.
     """
-    authenticator = Authenticator(storage, auth_string=auth_string, own_token=own_token, always=always_ask)
+    authenticator = Authenticator(
+        storage, auth_string=auth_string, own_token=own_token, always=on_loopback is False
+    )
     middleware = [
         Middleware(SecurityHeaders),
+        Middleware(
+            SameOrigin,
+            authenticator=authenticator,
+            allowed=allowed_origins,
+            on_loopback=bool(on_loopback),
+        ),
         Middleware(Authentication, authenticator=authenticator),
         Middleware(PrefectVersion),
         # Level 4 takes a third of the time of level 9, for a few per cent more bytes.
         Middleware(GZipMiddleware, minimum_size=1024, compresslevel=4),
     ]
     app = Starlette(
-        routes=[Mount("/api", routes=[*logs.ROUTES, *batches.ROUTES, *reading.ROUTES, *admin.ROUTES])],
+        routes=[
+            Mount(
+                "/api", routes=[*logs.ROUTES, *batches.ROUTES, *reading.ROUTES, *admin.ROUTES, *keys.ROUTES]
+            )
+        ],
         middleware=middleware,
         exception_handlers=EXCEPTION_HANDLERS,
     )
-    app.state.server = ServerState(storage, Ingest(storage), limits or Limits(), authenticator)
+    app.state.server = ServerState(
+        storage, Ingest(storage), limits or Limits(), authenticator, asyncio.Event()
+    )
     return app
 
 
@@ -90,6 +110,12 @@ class ServeOptions:
     auth_string: str | None = field(default=None, repr=False)
     """``user:password`` that requests must bring; `None` for none."""
     limits: Limits = field(default_factory=Limits)
+    host: str = "127.0.0.1"
+    """What the socket is bound to."""
+    own_token: str | None = field(default=None, repr=False)
+    """Good for everything; published beside the address. By default a new one at each start."""
+    allowed_origins: tuple[str, ...] = ()
+    tls: TLS | None = None
 
 
 def run_server(
@@ -102,6 +128,7 @@ def run_server(
     on_ready: Callable[[str], None] | None = None,
     auth_string: str | None = None,
     limits: Limits | None = None,
+    tls: TLS | None = None,
 ) -> None:
     """
     Serve until SIGINT or SIGTERM, then finish what was begun and return.
@@ -119,17 +146,32 @@ def run_server(
         auth_string: ``user:password`` that requests must bring; by default
             ``PREFECT_SERVER_API_AUTH_STRING``.
         limits: What one request may cost.
+        tls: Serve HTTPS; `None` for HTTP.
 
     Raises:
         SettingsError: If the address cannot be listened on, or is open to other
             machines and nothing guards it.
         StorageError: If the store cannot be used.
     """
-    if auth_string is None:
-        auth_string = _auth_string_of_settings()
-    require_auth(host, auth_string)
-    options = ServeOptions(database_url or str(home / DATABASE_FILE), home, auth_string, limits or Limits())
-    storage_from_url(options.database_url)  # a wrong URL is told before the address is taken
+    from runlog.settings import get_current_settings  # noqa: PLC0415 - pydantic, 290 ms
+
+    settings = get_current_settings().server
+    if auth_string is None and settings.auth_string is not None:
+        auth_string = settings.auth_string.get_secret_value()
+    options = ServeOptions(
+        database_url or str(home / DATABASE_FILE),
+        home,
+        auth_string,
+        limits or Limits(),
+        host,
+        allowed_origins=settings.allowed_origins,
+        tls=tls,
+    )
+    # What is wrong is told before the address is taken: a URL, credentials, certificates.
+    storage = storage_from_url(options.database_url)
+    require_auth(host, auth_string, has_keys=storage.may_have_keys())
+    if tls is not None:
+        tls.check()
     with contextlib.closing(listen(host, port)) as listener:
         if not reload:
             serve(options, listener, on_ready)
@@ -138,15 +180,8 @@ def run_server(
 
         listener.listen()  # connections wait from here on, for the first process and for the next ones
         if on_ready is not None:
-            on_ready(url_of(listener))
+            on_ready(url_of(listener, "https" if tls is not None else "http"))
         watch(options, listener)
-
-
-def _auth_string_of_settings() -> str | None:
-    from runlog.settings import get_current_settings  # noqa: PLC0415 - pydantic, 290 ms
-
-    secret = get_current_settings().server.auth_string
-    return secret.get_secret_value() if secret else None
 
 
 def serve(
@@ -166,11 +201,18 @@ def serve(
         on_ready: Is told the API address once requests are answered.
         storage: Not open; by default the one that *options* names.
         on_server: Is given the server before it starts, to stop it with.
+
+    Raises:
+        StorageError: If the store cannot be used.
+        SettingsError: If others can reach it, and there is neither auth string nor key.
     """
+    token = options.own_token or secrets.token_urlsafe(32)
     store = storage or storage_from_url(options.database_url)
 
     def ready(url: str) -> None:
-        if options.home is not None and not published.enter_context(publish_local_server(options.home, url)):
+        if options.home is not None and not published.enter_context(
+            publish_local_server(options.home, url, token)
+        ):
             logger.warning(
                 "programs with RUNLOG_HOME=%s know another server already and do not find this one",
                 options.home,
@@ -181,12 +223,30 @@ def serve(
     async def run() -> None:
         await store.open()
         try:
-            app = create_app(store, auth_string=options.auth_string, limits=options.limits)
-            server = Server(app, listener, ready)
+            require_auth(options.host, options.auth_string, has_keys=bool(await store.read_keys()))
+            app = create_app(
+                store,
+                auth_string=options.auth_string,
+                own_token=token,
+                limits=options.limits,
+                allowed_origins=options.allowed_origins,
+                on_loopback=is_loopback(options.host),
+            )
+            state: ServerState = app.state.server
+            await state.authenticator.load()
+            server = Server(
+                app,
+                listener,
+                ready,
+                tls=options.tls,
+                max_connections=options.limits.max_connections,
+                on_stop=state.stopping.set,
+            )
             if on_server is not None:
                 on_server(server)
             await server.serve_until_stopped()
-            await app.state.server.ingest.close()
+            await state.ingest.close()
+            await state.authenticator.store_uses()
         finally:
             await store.close()
 
@@ -213,6 +273,8 @@ class BackgroundServer:
         auth_string: ``user:password`` that requests must bring; `None` for none.
         limits: What one request may cost.
         storage: A storage to use in place of *database*; opened and closed here.
+        allowed_origins: Of pages from elsewhere that may use it.
+        tls: Serve HTTPS; `None` for HTTP.
 
     Raises:
         SettingsError: As `run_server`.
@@ -228,14 +290,27 @@ class BackgroundServer:
         auth_string: str | None = None,
         limits: Limits | None = None,
         storage: LogStorage | None = None,
+        allowed_origins: Sequence[str] = (),
+        tls: TLS | None = None,
     ) -> None:
-        require_auth(host, auth_string)
         self.storage = storage or storage_from_url(database)
         """Where the lines are. For its own event loop alone: read through the API."""
+        require_auth(host, auth_string, has_keys=self.storage.may_have_keys())
+        self.own_token = secrets.token_urlsafe(32)
+        """As ``Bearer`` good for everything, for as long as this server runs."""
         self.url = ""
         """The API address, such as ``http://127.0.0.1:40123/api``, once it is started."""
         self._host, self._port = host, port
-        self._options = ServeOptions(database, home, auth_string, limits or Limits())
+        self._options = ServeOptions(
+            database,
+            home,
+            auth_string,
+            limits or Limits(),
+            host,
+            self.own_token,
+            tuple(allowed_origins),
+            tls,
+        )
         self._started = threading.Event()
         self._error: BaseException | None = None
         self._server: Server | None = None

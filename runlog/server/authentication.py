@@ -94,7 +94,7 @@ class Authenticator:
         self._keys[key.id] = key
         self._always = True
 
-    def keys(self) -> list[ApiKey]:
+    def known_keys(self) -> list[ApiKey]:
         """Return what is known of the keys, oldest first, with their last uses."""
         return sorted((self._with_use(key) for key in self._keys.values()), key=lambda key: key.created_ns)
 
@@ -103,12 +103,22 @@ class Authenticator:
         self._used.pop(identity, None)
         return self._keys.pop(identity, None) is not None
 
-    def take_uses(self) -> dict[str, int]:
-        """Return when keys were used whose use is not stored yet, and forget it: for the store."""
-        used, self._used = self._used, {}
+    async def store_uses(self) -> None:
+        """
+        Store when keys were last used.
+
+        Raises:
+            StorageError: If it cannot be stored; it is tried again with the next call.
+        """
+        if not self._used:
+            return
+        used = dict(self._used)
+        await self._storage.mark_keys_used(used)
         for identity, used_ns in used.items():
-            self._keys[identity] = _used_at(self._keys[identity], used_ns)
-        return used
+            if identity in self._keys:
+                self._keys[identity] = _used_at(self._keys[identity], used_ns)
+            if self._used.get(identity) == used_ns:
+                del self._used[identity]
 
     def by_header(self, authorization: str) -> Principal | None:
         """Return who sends an ``Authorization`` header; `None` if it proves nothing."""

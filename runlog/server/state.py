@@ -10,6 +10,8 @@ from runlog.server.restricted import RestrictedIngest
 from runlog.server.storage.restricted import RestrictedStorage
 
 if TYPE_CHECKING:
+    import asyncio
+
     from starlette.requests import HTTPConnection
 
     from runlog.server.authentication import Authenticator
@@ -26,6 +28,10 @@ class Limits:
     """As sent and, if compressed, inflated. Producers send 4 MB at most by default."""
     max_batch_lines: int = 50_000
     """Lines in one body: what takes a second to store."""
+    max_connections: int = 4000
+    """Connections at a time; further ones are answered 503. Many systems let a process open 4,096 files."""
+    max_waiting_bytes: int = 256 * 1024 * 1024
+    """Of all bodies that are being taken or stored; further ones are answered 503 with ``Retry-After``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +42,8 @@ class ServerState:
     ingest: Ingest
     limits: Limits
     authenticator: Authenticator
+    stopping: asyncio.Event
+    """Set when the server is told to stop, before it closes anything: streams end, ``/ready`` says no."""
 
     def seen_by(self, principal: Principal) -> ServerState:
         """Return the parts as one may use them who may not see everything."""

@@ -322,6 +322,12 @@ class ServerSettings(Block):
         name="PREFECT_SERVER_API_AUTH_STRING",
         secret=True,
     )
+    allowed_origins: Names = setting(
+        (),
+        "Origins of web pages from elsewhere that may use the server, such as https://logs.example.org, "
+        "where a proxy makes it known under another name.",
+        "origins, separated by commas",
+    )
 
 
 class Settings(Block):

@@ -27,8 +27,11 @@ async def health(_request: Request) -> Response:
 
 
 async def ready(request: Request) -> Response:
-    """Answer once the store answers."""
-    await state_of(request).storage.read_statistics()
+    """Answer once the store answers, and until the server is told to stop."""
+    server = state_of(request)
+    if server.stopping.is_set():
+        return json_response({"message": "the server is stopping"}, 503)
+    await server.storage.read_statistics()
     return json_response({"message": "OK"})
 
 
