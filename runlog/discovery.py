@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from runlog._locks import lock_file
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
 RUNTIME_FILE = "server.json"
@@ -84,13 +84,19 @@ def find_local_server(home: Path) -> LocalServer | None:
         os.close(lock)
 
 
-def local_credentials(home: Path | None, url: str) -> dict[str, str]:
+def local_credentials(home: Path | None, url: str, given: Mapping[str, str]) -> dict[str, str]:
     """
     Return the headers that let programs with the same home into the server at *url*.
 
-    Empty if it is not the published one. For requests that bring no credentials of
-    their own. Costs as little as `find_local_server`, and raises nothing.
+    Costs as little as `find_local_server`, and raises nothing.
+
+    Args:
+        home: ``RUNLOG_HOME``.
+        url: API address; the answer is empty if it is not the published one.
+        given: Headers of the request; the answer is empty if they have credentials.
     """
+    if any(name.lower() == "authorization" for name in given):
+        return {}
     try:
         facts = json.loads((home / RUNTIME_FILE).read_bytes()) if home is not None else {}
         token = facts.get("token") if str(facts.get("url", "")).rstrip("/") == url.rstrip("/") else None

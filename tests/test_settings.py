@@ -82,6 +82,9 @@ def test_defaults():
         "RUNLOG_SERVER_DATABASE": None,
         "RUNLOG_SERVER_LOG_LEVEL": "WARNING",
         "PREFECT_SERVER_API_AUTH_STRING": None,
+        "RUNLOG_SERVER_ALLOWED_ORIGINS": "",
+        "RUNLOG_SERVER_RETENTION": None,
+        "RUNLOG_SERVER_MAX_BYTES": None,
     }
 
 

@@ -22,7 +22,7 @@ from runlog.delivery.segments import SegmentName
 from runlog.delivery.sending import send_spool
 from runlog.delivery.spool import spool_directory
 from runlog.delivery.transport import HTTPTransport
-from runlog.discovery import find_local_server
+from runlog.discovery import find_local_server, local_credentials
 from runlog.exceptions import SchemaVersionError, ServerUnreachableError, StorageError
 
 if TYPE_CHECKING:
@@ -54,7 +54,8 @@ class LocalReader(LogReader):
     """
 
     def __init__(self, settings: Settings) -> None:
-        super().__init__("", headers=local_headers(settings))
+        self._own_headers = local_headers(settings)
+        super().__init__("", headers=self._own_headers)
         self._settings = settings
         self._server: Any = None
 
@@ -97,6 +98,8 @@ class LocalReader(LogReader):
                 break
         if found is not None:
             self.api_url = found.url.rstrip("/")
+            credentials = local_credentials(home, self.api_url, self._own_headers)
+            self._headers = {**self._own_headers, **credentials}
         # Another's server is looked up before each batch: if it ends, there is no use in trying on.
         own = self.api_url if self._server is not None else None
         transport = HTTPTransport(own, home=home, headers=self._headers)
@@ -114,6 +117,7 @@ class LocalReader(LogReader):
         )
         server.start()
         self._server, self.api_url = server, server.url.rstrip("/")
+        self._headers = auth_headers(api_key=server.own_token)
 
     def _require_something(self) -> None:
         """Do not make an empty store for a command that only reads."""

@@ -113,7 +113,10 @@ class LogReader:
             ServerUnreachableError: If nothing says where a server is.
             SettingsError: If a setting is wrong.
         """
-        from runlog.discovery import find_local_server  # noqa: PLC0415 - beside its only use
+        from runlog.discovery import (  # noqa: PLC0415 - beside their only use
+            find_local_server,
+            local_credentials,
+        )
         from runlog.settings import get_current_settings  # noqa: PLC0415 - pydantic, 290 ms
 
         settings = get_current_settings()
@@ -132,6 +135,7 @@ class LogReader:
             auth_string=auth_string.get_secret_value() if auth_string else None,
             custom_headers=settings.client.custom_headers,
         )
+        headers |= local_credentials(settings.home, api_url, headers)
         return cls(api_url, headers=headers, timeout=timeout)
 
     def __repr__(self) -> str:

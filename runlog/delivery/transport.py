@@ -18,7 +18,7 @@ import msgspec
 
 from runlog.delivery import lifecycle
 from runlog.delivery.retry import Answer
-from runlog.discovery import find_local_server
+from runlog.discovery import find_local_server, local_credentials
 from runlog.records import DropMarker, EventBatch, decode_batch
 
 if TYPE_CHECKING:
@@ -133,6 +133,12 @@ class HTTPTransport:
         server = find_local_server(self._home)
         return server.url.rstrip("/") if server else None
 
+    def _credentials(self, target: str) -> dict[str, str]:
+        """Return the given headers; for this machine's own server, with what it takes from its own user."""
+        if self._api_url is not None:
+            return self._headers
+        return {**self._headers, **local_credentials(self._home, target, self._headers)}
+
     def send(self, producer: Producer, batch: Batch, *, timeout: float) -> Answer:
         """Post one batch and read the answer."""
         target = self.target
@@ -145,7 +151,7 @@ class HTTPTransport:
                 "POST",
                 target + BATCHES_PATH,
                 content=encode_batch(producer, batch),
-                headers={"Content-Type": "application/json", **self._headers},
+                headers={"Content-Type": "application/json", **self._credentials(target)},
                 timeout=http.Timeout(timeout, connect=min(timeout, CONNECT_TIMEOUT)),
                 follow_redirects=False,
             ) as response:

@@ -22,7 +22,17 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from runlog.exceptions import SettingsError
 from runlog.redaction import MASK, is_sensitive_key, redact_text, register_secret, register_sensitive_key
 from runlog.settings.sources import Layer, LayerSource
-from runlog.settings.values import URL, FilePath, Headers, Level, Names, Seconds, absolute_path
+from runlog.settings.values import (
+    RETENTION,
+    URL,
+    FilePath,
+    Headers,
+    Level,
+    Names,
+    Retention,
+    Seconds,
+    absolute_path,
+)
 
 
 def _default_home() -> Path:
@@ -327,6 +337,19 @@ class ServerSettings(Block):
         "Origins of web pages from elsewhere that may use the server, such as https://logs.example.org, "
         "where a proxy makes it known under another name.",
         "origins, separated by commas",
+    )
+    retention: Retention | None = setting(
+        None,
+        "How long lines are kept, by their timestamps and by when they came, whichever is later; without it, "
+        "for ever. Levels may have ages of their own.",
+        RETENTION,
+        default_text="forever",
+    )
+    max_bytes: Annotated[int, Field(ge=1_048_576)] | None = setting(
+        None,
+        "Most space that lines and their indexes take; past it, the oldest lines go first. Without it, there "
+        "is no limit but the disk.",
+        "a whole number of bytes, 1048576 or more",
     )
 
 

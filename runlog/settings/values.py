@@ -10,11 +10,14 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field
+
+RETENTION = "an age such as 30d (s, m, h, d, w, y), perhaps with others by level: 30d,DEBUG=2d,ERROR=1y"
 
 
 def parse_level(value: Any) -> str:
@@ -70,9 +73,46 @@ def absolute_path(path: Path) -> Path:
         raise ValueError(f"a path that can be found ({error})") from None
 
 
+_AGE = re.compile(r"(\d{1,9})([smhdwy])")
+
+_SECONDS_PER = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800, "y": 31_536_000}
+
+BANDS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+"""Levels that may be kept for different times; a custom level is kept as the one below it."""
+
+
+def parse_retention(text: str) -> dict[str, float | None]:
+    """
+    Return for how many seconds lines of each of `BANDS` are kept; `None`: for ever.
+
+    Args:
+        text: An age for all levels, or ages of some after their names, or both:
+            ``30d``, ``30d,DEBUG=2d,ERROR=1y``. ``forever`` is an age.
+
+    Raises:
+        ValueError: Says what it should have been.
+    """
+    ages: dict[str, float | None] = {}
+    for part in text.split(","):
+        name, separator, age = part.strip().rpartition("=")
+        name = name.strip().upper()
+        found = _AGE.fullmatch(age.strip())
+        is_new = name not in ages and (name in BANDS if separator else True)
+        if not is_new or (found is None and age.strip() != "forever") or (found and not int(found[1])):
+            raise ValueError(RETENTION)
+        ages[name] = int(found[1]) * _SECONDS_PER[found[2]] if found else None
+    return {band: ages.get(band, ages.get("")) for band in BANDS}
+
+
+def _retention(value: str) -> str:
+    parse_retention(value)
+    return value
+
+
 Level = Annotated[str, BeforeValidator(parse_level)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_names)]
 Headers = Annotated[dict[str, str], BeforeValidator(_headers)]
 FilePath = Annotated[Path, AfterValidator(absolute_path)]
 URL = Annotated[str, AfterValidator(_url)]
+Retention = Annotated[str, AfterValidator(_retention)]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
