@@ -9,6 +9,7 @@ Every exception that runlog raises on purpose.
     │   ├── SettingsError
     │   └── LoggingConfigError
     ├── QueryError                 (ValueError) a query or filter cannot be understood
+    ├── QueryTimeoutError          (TimeoutError) a query takes longer than a server may spend on it
     ├── RecordTooLargeError        (ValueError) one record exceeds a batch
     ├── MissingDependencyError     (ImportError) an optional package is not installed
     ├── APIError                   the log server answered with an error
@@ -97,6 +98,21 @@ class QueryError(RunlogError, ValueError):
     def __init__(self, message: str, *, position: int | None = None) -> None:
         self.position = position
         super().__init__(message)
+
+
+class QueryTimeoutError(RunlogError, TimeoutError):
+    """
+    A query takes longer than a server may spend on it.
+
+    Args:
+        seconds: What it was given.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        super().__init__(
+            f"the query took longer than {seconds:g} s and was given up; narrow it by run, time or level"
+        )
 
 
 class RecordTooLargeError(RunlogError, ValueError):

@@ -1,14 +1,18 @@
 """
 Read points in time from outside: text, or numbers since the epoch. No clock.
 
-Used for Prefect's bodies and for query parameters; what comes out is always an
-integer of nanoseconds since the epoch, UTC.
+Used for Prefect's bodies, query parameters and query expressions; what comes out is
+always an integer of nanoseconds since the epoch, UTC.
 """
 
 from __future__ import annotations
 
 import re
 from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from datetime import tzinfo
 
 MILLISECONDS_FROM = 2e10
 """
@@ -25,6 +29,18 @@ _MAX_SECONDS = 253_402_300_800
 # A plus sign that was not escaped in a query string arrives as a space.
 _LOST_PLUS = re.compile(r" (\d\d:?\d\d)$")
 _NUMBER = re.compile(r"[+-]?\d+(\.\d+)?", re.ASCII)
+
+_UNITS_NS = {
+    "ms": 10**6,
+    "s": 10**9,
+    "m": 60 * 10**9,
+    "h": 3600 * 10**9,
+    "d": 86_400 * 10**9,
+    "w": 604_800 * 10**9,
+}
+_AGO = re.compile(r"-?((?:\d{1,12}(?:\.\d{1,9})?(?:ms|[smhdw]))+)", re.ASCII)
+_AGO_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|[smhdw])", re.ASCII)
+_CLOCK = re.compile(r"\d{2}:\d{2}(:\d{2}(\.\d{1,9})?)?", re.ASCII)
 
 
 def parse_time(value: object) -> int:
@@ -57,14 +73,45 @@ def parse_time(value: object) -> int:
     return _within(value * scale if isinstance(value, int) else round(value * (scale // 1000)) * 1000)
 
 
-def _from_text(value: str, text: str) -> int:
+def parse_moment(text: str, *, now_ns: int, zone: tzinfo | None = None) -> int:
+    """
+    Return nanoseconds since the epoch of a time as people type it.
+
+    Args:
+        text: What `parse_time` takes, or a while ago (``10m``, ``2h30m``, ``1.5d``),
+            ``now``, ``today``, ``yesterday``, or a time of today (``14:05``).
+        now_ns: The present.
+        zone: Of days and times that name none; by default UTC.
+
+    Raises:
+        ValueError: If it is none of these.
+    """
+    lower = text.strip().lower()
+    if lower == "now":
+        return now_ns
+    if _AGO.fullmatch(lower):
+        parts = _AGO_PART.findall(lower)
+        return _within(now_ns - sum(round(float(number) * _UNITS_NS[unit]) for number, unit in parts))
+    zone = zone or UTC
+    try:
+        today = (_EPOCH + now_ns // 1000 * _MICROSECOND).astimezone(zone).date()
+        if lower in {"today", "yesterday"}:
+            lower = (today - timedelta(days=lower == "yesterday")).isoformat()
+        elif _CLOCK.fullmatch(lower):
+            lower = f"{today.isoformat()}T{lower}"
+    except OverflowError:
+        raise ValueError("the present is out of range") from None
+    return _from_text(text, lower.upper(), zone) if not _NUMBER.fullmatch(lower) else parse_time(lower)
+
+
+def _from_text(value: str, text: str, zone: tzinfo = UTC) -> int:
     try:
         moment = datetime.fromisoformat(_LOST_PLUS.sub(r"+\1", text))
-    except ValueError:
+        if moment.tzinfo is None:
+            moment = moment.replace(tzinfo=zone)
+        return _within((moment - _EPOCH) // _MICROSECOND * 1000)
+    except (ValueError, OverflowError):
         raise ValueError(f"unable to parse {value[:100]!r} as a time") from None
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=UTC)
-    return _within((moment - _EPOCH) // _MICROSECOND * 1000)
 
 
 def _within(ns: int) -> int:

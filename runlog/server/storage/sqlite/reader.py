@@ -14,6 +14,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from runlog.server.conditions import SQL_FUNCTIONS
 from runlog.server.run_summary import Scope
 from runlog.server.storage.sqlite.file import storage_errors
 from runlog.server.text_search import parse_text_search
@@ -46,7 +47,8 @@ class Reader:
         self.connection.execute("PRAGMA query_only = ON")
         self.connection.execute("PRAGMA wal_autocheckpoint = 0")
         self.connection.create_function("text_matches", 3, _text_matches, deterministic=True)
-        self.connection.create_function("lower_text", 1, str.lower, deterministic=True)
+        for name, (arguments, function) in SQL_FUNCTIONS.items():
+            self.connection.create_function(name, arguments, function, deterministic=True)
         self._producers: dict[int, str] = {}
         self._loggers: dict[int, str] = {}
         self._scopes: dict[int, Scope] = {}
