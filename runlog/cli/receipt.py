@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 EXIT_INCOMPLETE = 1
 
+NOT_PROVEN = "not proven"
+"""The server's verdict if nothing is known to be missing, but something may be."""
+
 
 @click.command()
 @click.argument("run")
@@ -37,7 +40,7 @@ def receipt(ctx: click.Context, *, run: str, output_format: str, color: ColorCho
 
     Those of its tasks and sub-flows are included. RUN is a run's name, its id or
     the beginning of it, or "latest". The exit code is 0 if the run is complete,
-    and 1 if it has not ended or lines of it are missing.
+    and 1 if it has not ended, lines of it are missing, or may be missing.
     """
     output = Output(color)
     with open_reader(url) as reader:
@@ -47,7 +50,8 @@ def receipt(ctx: click.Context, *, run: str, output_format: str, color: ColorCho
         output.objects([found], array=False)
     else:
         verdict, *rest = texts(found)
-        output.lines([output.style(verdict, fg="green" if complete else "red"), *rest])
+        color_name = "green" if complete else "yellow" if found.get("verdict") == NOT_PROVEN else "red"
+        output.lines([output.style(verdict, fg=color_name), *rest])
     if not complete:
         ctx.exit(EXIT_INCOMPLETE)
 
@@ -65,18 +69,14 @@ def texts(found: dict[str, Any]) -> Iterator[str]:
     stored = f"{_count(found.get('stored') or 0, 'line')} of {_count(len(producers), 'producer')}"
     if found.get("complete") is True:
         yield f"complete: {stored}, none missing"
+    elif found.get("verdict") == NOT_PROVEN:
+        yield f"not proven: {stored} stored, more may have been lost"
     else:
         yield f"not complete: {stored} stored"
     for reason in found.get("reasons") or ():
         yield f"  {visible(str(reason))}"
     if found.get("truncated"):
         yield f"  {_count(found['truncated'], 'line')} cut to the size limit"
-    silent = sum(not share.get("goodbye") and share.get("expected") is None for share in producers)
-    if silent:
-        yield (
-            f"  {_count(silent, 'producer')} said neither goodbye nor how many lines there were: "
-            "more may be on the way"
-        )
 
 
 def _count(number: int, noun: str) -> str:

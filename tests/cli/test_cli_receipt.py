@@ -56,14 +56,16 @@ def test_what_is_missing_is_listed(run_cli, told):
     ]
 
 
-def test_a_silent_producer_is_a_remark(run_cli, told):
-    """A producer that neither counted nor said goodbye may have more: that much is not proven."""
-    told.by_path[f"/runs/{RUN}/receipt"] = receipt(producers=[producer(goodbye=False)])
-    result = run_cli("receipt", "latest")
-    assert result.exit_code == 0
+def test_what_is_not_proven_is_told(run_cli, told):
+    """A run of which lines may be missing is neither complete nor incomplete; the exit code is 1."""
+    told.by_path[f"/runs/{RUN}/receipt"] = receipt(
+        complete=False, verdict="not proven", reasons=["3 lines dropped, possibly of this run"]
+    )
+    result = run_cli("receipt", "latest", "--color", "always", color=True)
+    assert result.exit_code == 1
     assert result.stdout.splitlines() == [
-        "complete: 9,725 lines of 1 producer, none missing",
-        "  1 producer said neither goodbye nor how many lines there were: more may be on the way",
+        "\x1b[33mnot proven: 9,725 lines of 2 producers stored, more may have been lost\x1b[0m",
+        "  3 lines dropped, possibly of this run",
     ]
 
 

@@ -373,15 +373,16 @@ class StorageContract:
         await storage.append(batch(child, producer=OTHER_PRODUCER), observed_ns=1)
         await storage.append(batch(dropped=[DropMarker(9, 1, "closed")], first_seq=9), observed_ns=1)
         drop, elsewhere = DropMarker(1, 4, "queue_full"), DropMarker(6, 2, "acknowledged_elsewhere")
+        last = DropMarker(9, 1, "closed")
         assert await storage.read_shares(FLOW) == [
-            ProducerShare(PRODUCER, 0, 5, stored=2, truncated=1, drops=(drop,))
+            ProducerShare(PRODUCER, 0, 5, stored=2, truncated=1, drops=(drop,), outside=(elsewhere, last))
         ]
         assert await storage.read_shares("nobody") == []
         sub = line(flow_run_id=OTHER_FLOW, parent_flow_run_id=FLOW)
         await storage.append(batch(sub, producer=OTHER_PRODUCER, first_seq=1), observed_ns=1)
         shares = await storage.read_shares(FLOW)
         assert shares == [
-            ProducerShare(PRODUCER, 0, 8, stored=3, truncated=1, drops=(drop, elsewhere)),
+            ProducerShare(PRODUCER, 0, 8, stored=3, truncated=1, drops=(drop, elsewhere), outside=(last,)),
             ProducerShare(OTHER_PRODUCER, 0, 1, stored=2, truncated=0),
         ]
         assert (shares[0].dropped_by_reason, shares[0].elsewhere) == ({"queue_full": 4}, 2)
@@ -424,6 +425,41 @@ class StorageContract:
         assert await goodbye()
         await storage.append(batch(first_seq=4, dropped=[DropMarker(4, 1, "closed")]), observed_ns=1)
         assert not await goodbye()
+
+    @pytest.mark.parametrize("is_ended", [False, True])
+    async def test_drops_beside_the_lines_of_a_run_are_told(self, storage, is_ended):
+        """Those that lie, by the lines around them, more than a minute before or after the run are left out."""
+        end = [finished(at=1000)] if is_ended else []
+        await storage.append(batch(started(at=900), *end, producer=OTHER_PRODUCER), observed_ns=1)
+        near, before, inside, edge = (DropMarker(seq, 1, "queue_full") for seq in (3, 5, 7, 10))
+        last = DropMarker(12, 2, "closed")
+        await storage.append(
+            batch(
+                line(at=0),
+                line(at=839),
+                line(at=841),
+                line(at=910, flow_run_id=FLOW),
+                line(at=911, flow_run_id=FLOW),
+                line(at=1059),
+                line(at=1061),
+                dropped=[DropMarker(1, 1, "queue_full"), near, before, inside, edge, last],
+            ),
+            observed_ns=1,
+        )
+        share = next(s for s in await storage.read_shares(FLOW) if s.producer == PRODUCER)
+        assert (share.first_seq, share.last_seq, share.drops) == (6, 8, (inside,))
+        assert share.outside == (near, before, edge, *(() if is_ended else (last,)))
+        assert share.settled is is_ended
+
+    async def test_a_producer_whose_last_line_ended_a_run_is_settled(self, storage):
+        """So is one that said goodbye; one that merely stopped is not."""
+        inside = {"flow_run_id": FLOW}
+        await storage.append(batch(started(), line(**inside)), observed_ns=1)
+        assert [share.settled for share in await storage.read_shares(FLOW)] == [False]
+        await storage.append(batch(finished(TASK, kind="task", **inside), first_seq=2), observed_ns=1)
+        assert [share.settled for share in await storage.read_shares(FLOW)] == [True]
+        await storage.append(batch(line(**inside), first_seq=3, closing=True), observed_ns=1)
+        assert [share.settled for share in await storage.read_shares(FLOW)] == [True]
 
     async def test_what_a_producer_claims_is_compared_with_what_arrived(self, storage):
         """The claim in the run's own end counts, with the lines of its tree up to there; later ones are extra."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from server_lines import FLOW, OTHER_PRODUCER, PRODUCER, finished, line, started
+from server_lines import FLOW, OTHER_PRODUCER, PRODUCER, TASK, finished, line, started
 
 from runlog.records import DropMarker
 from runlog.server.receipt import receipt_of
@@ -22,7 +22,15 @@ ENDED = run(started(), finished())
 
 def share(**changes):
     return ProducerShare(
-        **{"producer": PRODUCER, "first_seq": 0, "last_seq": 9, "stored": 10, "truncated": 0} | changes
+        **{
+            "producer": PRODUCER,
+            "first_seq": 0,
+            "last_seq": 9,
+            "stored": 10,
+            "truncated": 0,
+            "settled": True,
+        }
+        | changes
     )
 
 
@@ -30,16 +38,20 @@ def share(**changes):
     "facts",
     [
         {},
-        {"goodbye": True},
-        {"expected": 10, "arrived": 10},
+        {"goodbye": True, "settled": False},
+        {"expected": 10, "arrived": 10, "settled": False},
+        {"expected": 10, "arrived": 10, "outside": (DropMarker(20, 5, "queue_full"),)},
+        {"outside": (DropMarker(20, 5, "acknowledged_elsewhere"),)},
+        {"expected": 10, "arrived": 10, "last_seq": 10, "drops": (DropMarker(4, 1, "rejected"),)},
         {"truncated": 3},
         {"stored": 12, "last_seq": 20},
     ],
 )
 def test_a_run_is_complete_if_nothing_speaks_against_it(facts):
-    """Neither cut lines nor seqs of other runs in between make a run incomplete."""
+    """Neither cut lines nor seqs of other runs in between, nor what cannot be its own, make it incomplete."""
     receipt = receipt_of(ENDED, [share(**facts)])
-    assert (receipt.complete, receipt.reasons) == (True, [])
+    assert (receipt.complete, receipt.verdict, receipt.reasons) == (True, "complete", [])
+    assert receipt.dropped_at_most == 0
 
 
 @pytest.mark.parametrize(
@@ -64,7 +76,90 @@ def test_a_run_is_complete_if_nothing_speaks_against_it(facts):
 def test_each_loss_is_a_reason(facts, reason):
     """What was dropped, is elsewhere, is missing or does not add up is told in a sentence of its own."""
     receipt = receipt_of(ENDED, [share(**facts), share(producer=OTHER_PRODUCER)])
-    assert (receipt.complete, receipt.reasons) == (False, [reason])
+    assert (receipt.complete, receipt.verdict, receipt.reasons) == (False, "not complete", [reason])
+
+
+@pytest.mark.parametrize(
+    ("facts", "reasons", "at_most"),
+    [
+        (
+            {"settled": False},
+            [
+                f"producer {PRODUCER} said neither goodbye nor how many lines there were: more may be on the way"
+            ],
+            0,
+        ),
+        (
+            {"outside": (DropMarker(10, 2, "closed"), DropMarker(20, 1, "closed"))},
+            [f"3 lines dropped by producer {PRODUCER}, possibly of this run: closed"],
+            3,
+        ),
+        (
+            {"last_seq": 40, "drops": (DropMarker(4, 3, "queue_full"),)},
+            [f"at most 3 lines of this run dropped by producer {PRODUCER}: queue_full"],
+            3,
+        ),
+        (
+            {
+                "last_seq": 40,
+                "expected": 10,
+                "arrived": 10,
+                "drops": (DropMarker(4, 3, "queue_full"), DropMarker(8, 2, "rejected")),
+            },
+            [f"at most 3 lines of this run dropped by producer {PRODUCER}: queue_full"],
+            3,
+        ),
+    ],
+)
+def test_what_may_be_lost_is_a_doubt(facts, reasons, at_most):
+    """Drops that may be another run's, and a producer that may send more, leave a run unproven."""
+    receipt = receipt_of(ENDED, [share(**facts)])
+    assert (receipt.complete, receipt.verdict, receipt.reasons) == (False, "not proven", reasons)
+    assert receipt.dropped_at_most == receipt.producers[0].dropped_at_most == at_most
+
+
+def test_a_count_bounds_what_was_refused():
+    """Of lines that were taken and then refused, no more are the run's than its count is short of."""
+    receipt = receipt_of(
+        ENDED, [share(last_seq=40, expected=11, arrived=10, drops=(DropMarker(4, 5, "rejected"),))]
+    )
+    assert (receipt.verdict, receipt.dropped, receipt.dropped_at_most) == ("not complete", 5, 1)
+
+
+def test_without_the_run_s_beginning_a_count_excludes_nothing():
+    """What was dropped before the first line may have begun the run."""
+    receipt = receipt_of(
+        run(line(flow_run_id=FLOW), finished()),
+        [share(expected=10, arrived=10, outside=(DropMarker(0, 4, "closed"),))],
+    )
+    assert receipt.verdict == "not complete"
+    assert receipt.producers[0].possibly_dropped == 4
+    assert [part.first_seq for part in receipt.producers[0].possibly_dropped_ranges] == [0]
+
+
+@pytest.mark.parametrize(
+    ("events", "facts", "reasons"),
+    [
+        ([started("c", flow_run_name="child"), finished("c")], {"expected": 10, "arrived": 10}, []),
+        ([line(flow_run_id="c")], {}, []),
+        ([started("c")], {}, ["flow run c, which was opened in it, has not ended"]),
+        (
+            [finished("c", flow_run_name="child")],
+            {},
+            ["the line that began flow run child (c), which was opened in it, is not stored"],
+        ),
+        (
+            [started("c"), finished("c")],
+            {"expected": 12, "arrived": 10},
+            [f"producer {PRODUCER} sent 12 lines of flow run c, 10 are stored"],
+        ),
+    ],
+)
+def test_a_run_needs_those_that_were_opened_in_it(events, facts, reasons):
+    """One that has not ended, has no beginning, or lacks lines makes its root incomplete, and is named."""
+    below = summarise(events)[0]["flow", "c"]
+    receipt = receipt_of(ENDED, [share()], [(below, [share(**facts)])])
+    assert (receipt.complete, receipt.reasons) == (not reasons, reasons)
 
 
 @pytest.mark.parametrize(
@@ -109,6 +204,26 @@ def test_counts_add_up_over_producers():
     assert (first.dropped, first.missing, first.expected, first.arrived) == (2, 1, 3, 2)
     assert [part.reason for part in first.dropped_ranges] == ["queue_full", "acknowledged_elsewhere"]
     assert (second.dropped, second.expected, second.arrived) == (4, None, None)
+
+
+async def test_lines_that_a_child_process_lost_are_told(client, send):
+    """A sub-run's own count is looked at where its process does not count for the root."""
+    inside = {"parent_flow_run_id": FLOW}
+    await send(started(), finished())
+    end = finished("child", **inside)
+    end.attributes["runlog.run.lines"] = 5
+    await send(started("child", **inside), end, producer=OTHER_PRODUCER)
+    await send(
+        started(TASK, kind="task", parent_task_run_id=None, flow_run_id=FLOW, task_run_name="load"),
+        producer="aaaaaaaaaaaaaaaaaaaa",
+        closing=True,
+    )
+    receipt = (await client.get(f"/runlog/v1/runs/{FLOW}/receipt")).json()
+    assert (receipt["complete"], receipt["verdict"]) == (False, "not complete")
+    assert sorted(receipt["reasons"]) == [
+        f"producer {OTHER_PRODUCER} sent 5 lines of flow run child, 2 are stored",
+        f"task run load ({TASK}), which was opened in it, has not ended",
+    ]
 
 
 async def test_a_count_that_is_short_is_told(client, send):

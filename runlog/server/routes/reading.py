@@ -157,7 +157,20 @@ async def get_receipt(request: Request) -> Response:
     found = await storage.read_runs(RunQuery(id=run_id, limit=1))
     if not found:
         raise _not_found(run_id)
-    return json_response(receipt_of(found[0], await storage.read_shares(run_id)))
+    shares = await storage.read_shares(run_id)
+    # Whoever counted the lines of the run has counted those of what it opened in it as well.
+    uncounted = {share.producer for share in shares if share.expected is None}
+    below = [
+        (
+            run,
+            [share for share in await storage.read_shares(run.id) if share.producer in uncounted]
+            if uncounted and run.kind == "flow"
+            else [],
+        )
+        for run in await storage.read_tree(run_id)
+        if run.id != run_id
+    ]
+    return json_response(receipt_of(found[0], shares, below))
 
 
 async def _find_runs(storage: LogStorage, ref: str) -> RunSummary | list[RunSummary]:

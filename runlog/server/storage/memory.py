@@ -13,7 +13,7 @@ import secrets
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from runlog.server.run_summary import merge, summarise
+from runlog.server.run_summary import FINISHED, merge, summarise
 from runlog.server.storage.base import (
     Appended,
     Arrivals,
@@ -28,6 +28,7 @@ from runlog.server.storage.base import (
 )
 from runlog.server.storage.shares import (
     Claim,
+    Period,
     ProducerShare,
     SeqRange,
     claimed_lines,
@@ -215,13 +216,34 @@ class MemoryStorage(LogStorage):
             claimed = claimed_lines(event.event_name, event.attributes)
             if claimed is not None and (event.task_run_id or event.flow_run_id) == run_id:
                 claims[line.producer] = Claim(line.seq, claimed).and_before(claims.get(line.producer))
-        return [self._explain(share, claims.get(share.producer), lines) for share in shares]
+        period = Period.of([run for run in self._runs.values() if run.id == run_id]) if lines else None
+        return [
+            self._explain(share, claims.get(share.producer), lines, period)
+            for share in shares
+            if period is not None
+        ]
 
-    def _explain(self, share: ProducerShare, claim: Claim | None, lines: list[StoredLine]) -> ProducerShare:
-        """Add to a share what lies between its lines, and what its producer says."""
+    def _explain(
+        self, share: ProducerShare, claim: Claim | None, lines: list[StoredLine], period: Period
+    ) -> ProducerShare:
+        """Add to a share what lies between its lines and beside them, and what its producer says."""
         producer = self._producers[share.producer]
         drops = tuple(m for m in producer.drops if share.first_seq < m.seq < share.last_seq)
-        stored = [SeqRange(line.seq, line.seq) for line in self._lines if line.producer == share.producer]
+        sent = [line for line in self._lines if line.producer == share.producer]
+        stored = [SeqRange(line.seq, line.seq) for line in sent]
+        earlier = [
+            line.seq
+            for line in sent
+            if line.seq < share.first_seq and line.event.timestamp_ns < period.begin_ns
+        ]
+        later = [
+            line.seq
+            for line in sent
+            if line.seq > share.last_seq
+            and period.end_ns is not None
+            and line.event.timestamp_ns > period.end_ns
+        ]
+        ends = any(line.seq == share.last_seq and line.event.event_name == FINISHED for line in sent)
         return replace(
             share,
             drops=drops,
@@ -229,6 +251,13 @@ class MemoryStorage(LogStorage):
                 SeqRange(share.first_seq, share.last_seq), [*stored, *(range_of(marker) for marker in drops)]
             ),
             goodbye=producer.goodbye,
+            outside=tuple(
+                m
+                for m in producer.drops
+                if max(earlier, default=-1) < m.seq < share.first_seq
+                or share.last_seq < m.seq < min(later, default=m.seq + 1)
+            ),
+            settled=producer.goodbye or ends or bool(later),
             expected=claim.lines if claim is not None else None,
             arrived=sum(line.producer == share.producer and line.seq <= claim.seq for line in lines)
             if claim is not None

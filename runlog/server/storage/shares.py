@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from runlog.records import DropMarker
+    from runlog.server.run_summary import RunSummary
 
 RUN_LINES = "runlog.run.lines"
 """
@@ -31,6 +32,14 @@ sent, this one included.
 
 NOT_LOST: frozenset[str] = frozenset({"acknowledged_elsewhere"})
 """Reasons of drop markers whose lines are stored, only by another server."""
+
+CLOCK_MARGIN_NS = 60_000_000_000
+"""
+How far apart the clocks of two machines may be, in nanoseconds.
+
+What a producer did longer than that before a run began, or after it ended, by
+its own clock, has nothing to do with the run.
+"""
 
 _COUNTS = range(2**SEQ_BITS + 1)
 """How many lines a producer can have sent; anything else that a run's end says is no count."""
@@ -86,6 +95,26 @@ class ProducerShare:
     """How many lines it says that it had sent when it ended the run; `None` if it did not say."""
     arrived: int = 0
     """How many of those are stored: lines up to its end of the run. 0 where nothing is expected."""
+    outside: tuple[DropMarker, ...] = ()
+    """
+    What the producer gave up before the first line or after the last, in order.
+
+    Without what it gave up, by the lines around it, before the run began or after it ended.
+    """
+    settled: bool = False
+    """
+    Whether nothing more of the run is to be expected from the producer.
+
+    Its last line of the run ended a run, it said goodbye, or it has sent a line that
+    is later than the run.
+    """
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether no line of another run, nor of none, is stored between the first line and the last."""
+        known = self.stored + sum(marker.count for marker in self.drops)
+        known += sum(part.length for part in self.missing)
+        return known > self.last_seq - self.first_seq
 
     @property
     def dropped_by_reason(self) -> dict[str, int]:
@@ -100,6 +129,24 @@ class ProducerShare:
     def elsewhere(self) -> int:
         """Seqs that another server has acknowledged, and this one never got."""
         return sum(marker.count for marker in self.drops if marker.reason in NOT_LOST)
+
+
+class Period(NamedTuple):
+    """When something of a run may have been logged, in nanoseconds by any machine's clock."""
+
+    begin_ns: int
+    end_ns: int | None
+    """`None` if the run has not ended."""
+
+    @classmethod
+    def of(cls, runs: Sequence[RunSummary]) -> Period:
+        """Return the period of the runs that have one id; at least one."""
+        ends = [run.ended_ns for run in runs]
+        known = [end for end in ends if end is not None]
+        return cls(
+            min(run.started_ns for run in runs) - CLOCK_MARGIN_NS,
+            max(known) + CLOCK_MARGIN_NS if len(known) == len(ends) else None,
+        )
 
 
 def merge_shares(shares: Sequence[ProducerShare]) -> list[ProducerShare]:

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from runlog.records import DropMarker
+from runlog.records import SEQ_BITS, DropMarker
 from runlog.server.run_summary import FINISHED
 from runlog.server.storage.shares import (
     Claim,
+    Period,
     ProducerShare,
     SeqRange,
     claimed_lines,
@@ -24,12 +25,17 @@ from runlog.server.storage.shares import (
     range_of,
     uncovered,
 )
+from runlog.server.storage.sqlite.rows import RUN_COLUMNS, run_of_row
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from runlog.server.query import Sql
     from runlog.server.storage.sqlite.reader import Reader
+
+
+BEYOND = 2**SEQ_BITS
+"""Greater than any seq."""
 
 
 def read_shares(reader: Reader, run_id: str, parts: Sequence[Sql]) -> list[ProducerShare]:
@@ -52,18 +58,27 @@ def read_shares(reader: Reader, run_id: str, parts: Sequence[Sql]) -> list[Produ
             producer = reader.producer(key)
             keys[producer] = key
             counted.append(ProducerShare(producer, first, last, stored, truncated))
+    if not counted:
+        return []
     claims = _claims(reader, run_id)
+    period = Period.of(
+        [run_of_row(row) for row in reader.all(f"SELECT {RUN_COLUMNS} FROM runs WHERE id = ?", run_id)]  # noqa: S608 - a constant
+    )
     shares = []
     for share in merge_shares(counted):
         key = keys[share.producer]
-        drops = _drops(reader, key, share)
+        drops = _drops(reader, key, share.first_seq, share.last_seq)
         claim = claims.get(key)
         shares.append(
             replace(
                 share,
                 drops=drops,
                 missing=_missing(reader, key, SeqRange(share.first_seq, share.last_seq), drops),
-                goodbye=bool(reader.all("SELECT goodbye FROM producers WHERE key = ?", key)[0][0]),
+                goodbye=(
+                    goodbye := bool(reader.all("SELECT goodbye FROM producers WHERE key = ?", key)[0][0])
+                ),
+                outside=_outside(reader, key, share, period),
+                settled=goodbye or _is_settled(reader, key, share, period),
                 expected=claim.lines if claim is not None else None,
                 arrived=_arrived(reader, key, claim, share, parts) if claim is not None else 0,
             )
@@ -88,16 +103,56 @@ def _claims(reader: Reader, run_id: str) -> dict[int, Claim]:
     return claims
 
 
-def _drops(reader: Reader, key: int, share: ProducerShare) -> tuple[DropMarker, ...]:
+def _drops(reader: Reader, key: int, after: int, before: int) -> tuple[DropMarker, ...]:
     return tuple(
         DropMarker(*row)
         for row in reader.all(
             "SELECT seq, count, reason FROM drops WHERE producer = ? AND seq > ? AND seq < ? ORDER BY seq",
             key,
-            share.first_seq,
-            share.last_seq,
+            after,
+            before,
         )
     )
+
+
+def _outside(reader: Reader, key: int, share: ProducerShare, period: Period) -> tuple[DropMarker, ...]:
+    """Return what a producer gave up beside its lines of the run, and perhaps while the run was on."""
+    before = _drops(reader, key, -1, share.first_seq)
+    after = _drops(reader, key, share.last_seq, BEYOND)
+    if before:
+        earlier = reader.all(
+            # Along the seqs, which are in the order of time as far as it matters here.
+            "SELECT seq FROM logs WHERE producer = ? AND seq < ? AND +timestamp_ns < ? "
+            "ORDER BY seq DESC LIMIT 1",
+            key,
+            share.first_seq,
+            period.begin_ns,
+        )
+        before = tuple(marker for marker in before if not earlier or marker.seq > earlier[0][0])
+    if after:
+        later = _later(reader, key, share, period)
+        after = tuple(marker for marker in after if later is None or marker.seq < later)
+    return before + after
+
+
+def _later(reader: Reader, key: int, share: ProducerShare, period: Period) -> int | None:
+    """Return the seq of the first line that a producer sent after the run had ended."""
+    if period.end_ns is None:
+        return None
+    found = reader.all(
+        "SELECT seq FROM logs WHERE producer = ? AND seq > ? AND +timestamp_ns > ? ORDER BY seq LIMIT 1",
+        key,
+        share.last_seq,
+        period.end_ns,
+    )
+    return found[0][0] if found else None
+
+
+def _is_settled(reader: Reader, key: int, share: ProducerShare, period: Period) -> bool:
+    (event_name,) = reader.all(
+        "SELECT event_name FROM logs WHERE producer = ? AND seq = ?", key, share.last_seq
+    )[0]
+    return event_name == FINISHED or _later(reader, key, share, period) is not None
 
 
 def _missing(
