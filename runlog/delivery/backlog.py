@@ -53,6 +53,7 @@ class Backlog:
             producer, self.header.get("pid", 0), json.dumps(self.header.get("resource", {})).encode()
         )
         self._last_seqs: deque[tuple[Path, int, int]] = deque()
+        self._acked_seq = self._next_seq - 1
 
     @property
     def size_bytes(self) -> int:
@@ -75,6 +76,8 @@ class Backlog:
             if batch is not None:
                 self._next_seq = batch.last_seq + 1
                 return batch
+        # A process that was killed before its first frame was whole left nothing to acknowledge.
+        self.acknowledged(self._acked_seq)
         return None
 
     def settle(self, events: int, held_bytes: int) -> None:
@@ -82,6 +85,7 @@ class Backlog:
 
     def acknowledged(self, seq: int) -> None:
         """Delete the segments whose every event is acknowledged."""
+        self._acked_seq = max(self._acked_seq, seq)
         while self._last_seqs and self._last_seqs[0][2] <= seq:
             path, descriptor, _ = self._last_seqs.popleft()
             with contextlib.suppress(FileNotFoundError):
