@@ -232,7 +232,7 @@ class MortalFiles:
     def _open(self, path: Any, flags: int, mode: int = 0o777, **options: Any) -> int:
         real = self._real["open"]
         if not self._is_watched(path):
-            return real(path, flags, mode, **options)
+            return int(real(path, flags, mode, **options))
         watched = Path(os.fsdecode(path))
 
         def do(how: How) -> int:
@@ -247,7 +247,7 @@ class MortalFiles:
         if flags & os.O_CREAT:
             return int(self._step("open", watched, do, grows=True))
         self._live()
-        return do("after")
+        return int(do("after"))
 
     def _fdopen(self, descriptor: int, *arguments: Any, **options: Any) -> Any:
         """A file object writes by itself: whether it does is one step."""
