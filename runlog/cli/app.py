@@ -48,7 +48,7 @@ COMMANDS = {
     "logs": LazyCommand("runlog.cli.logs:logs", "Print the lines of a run."),
     "receipt": LazyCommand("runlog.cli.receipt:receipt", "Tell whether all lines of a run are stored."),
     "runs": LazyCommand("runlog.cli.runs:runs", "List runs, newest first."),
-    "server": LazyCommand("runlog.cli.server:server", "Start the log server."),
+    "server": LazyCommand("runlog.cli.server:server", "Start the log server, and look after what it keeps."),
     "spool": LazyCommand("runlog.cli.spool:spool", "See, send or delete lines that wait on this machine."),
 }
 """Every command, by name."""

@@ -1,4 +1,4 @@
-"""``runlog server``: run the log server in the foreground."""
+"""``runlog server``: run the log server in the foreground, and what else concerns its store."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from runlog.cli.output import note
+from runlog.cli.server_keys import keys
 from runlog.client.addresses import without_password
 
 if TYPE_CHECKING:
@@ -15,7 +16,10 @@ if TYPE_CHECKING:
 
 @click.group()
 def server() -> None:
-    """Start the log server."""
+    """Start the log server, and look after what it keeps."""
+
+
+server.add_command(keys)
 
 
 @server.command()
@@ -32,8 +36,24 @@ def server() -> None:
     metavar="FILE",
     help="SQLite file to keep the lines in.  [default: $RUNLOG_SERVER_DATABASE, $RUNLOG_HOME/runlog.db]",
 )
+@click.option("--ssl-certfile", metavar="FILE", help="Serve HTTPS with this certificate, in PEM form.")
+@click.option("--ssl-keyfile", metavar="FILE", help="The certificate's key.")
+@click.option(
+    "--ssl-keyfile-password",
+    envvar="RUNLOG_SERVER_SSL_KEYFILE_PASSWORD",
+    help="The key's password; better in $RUNLOG_SERVER_SSL_KEYFILE_PASSWORD, where no other user sees it.",
+)
 @click.option("--reload", is_flag=True, help="Start anew when a source file changes, for work on the server.")
-def start(*, host: str | None, port: int | None, database: str | None, reload: bool) -> None:
+def start(
+    *,
+    host: str | None,
+    port: int | None,
+    database: str | None,
+    ssl_certfile: str | None,
+    ssl_keyfile: str | None,
+    ssl_keyfile_password: str | None,
+    reload: bool,
+) -> None:
     """
     Start the log server and run it until Ctrl-C.
 
@@ -41,6 +61,8 @@ def start(*, host: str | None, port: int | None, database: str | None, reload: b
     themselves; others need PREFECT_API_URL. What programs left in the spool while
     no server ran is taken in.
     """
+    if (ssl_certfile is None) != (ssl_keyfile is None):
+        raise click.UsageError("--ssl-certfile and --ssl-keyfile belong together")
     app = import_server("runlog server start")
     from runlog.cli.local import SpoolIntake  # noqa: PLC0415 - only for a server that runs
     from runlog.configuration import setup_logging  # noqa: PLC0415 - only for a server that runs
@@ -50,6 +72,9 @@ def start(*, host: str | None, port: int | None, database: str | None, reload: b
     setup_logging()  # so that what the server itself has to say is seen
     database = database or settings.server.database or str(settings.home / "runlog.db")
     intake = SpoolIntake(settings)
+    tls = None
+    if ssl_certfile is not None:
+        tls = app.TLS(ssl_certfile, ssl_keyfile, ssl_keyfile_password)
 
     def ready(url: str) -> None:
         note(f"log server at {url}, database {without_password(database)}; Ctrl-C stops it")
@@ -63,6 +88,7 @@ def start(*, host: str | None, port: int | None, database: str | None, reload: b
             settings.home,
             reload=reload,
             on_ready=ready,
+            tls=tls,
         )
     finally:
         intake.stop()

@@ -35,7 +35,7 @@ def test_defaults_come_from_the_settings(run_cli, started, monkeypatch):
     home = get_current_settings().home
     result = run_cli("server", "start")
     assert result.exit_code == 0
-    assert started == [("127.0.0.1", 4210, str(home / "runlog.db"), home, {"reload": False})]
+    assert started == [("127.0.0.1", 4210, str(home / "runlog.db"), home, {"reload": False, "tls": None})]
     assert result.stdout == ""
     assert result.stderr == (
         f"runlog: log server at http://127.0.0.1:4999/api, database {home / 'runlog.db'}; Ctrl-C stops it\n"
@@ -47,7 +47,7 @@ def test_options_win(run_cli, started):
     home = get_current_settings().home
     options = ["--host", "::1", "--port", "0", "--database", "postgresql://me:s3cret@db/lines", "--reload"]
     result = run_cli("server", "start", *options)
-    assert started == [("::1", 0, "postgresql://me:s3cret@db/lines", home, {"reload": True})]
+    assert started == [("::1", 0, "postgresql://me:s3cret@db/lines", home, {"reload": True, "tls": None})]
     assert "s3cret" not in result.output
 
 
