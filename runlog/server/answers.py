@@ -47,6 +47,20 @@ class LogAnswer(msgspec.Struct):
     seq: int
 
 
+class PrefectLog(msgspec.Struct):
+    """A line with Prefect's fields alone, in the order of its ``Log``."""
+
+    id: uuid.UUID
+    created: str
+    updated: str
+    name: str
+    level: int
+    message: str
+    timestamp: str
+    flow_run_id: str | None
+    task_run_id: str | None
+
+
 class RunAnswer(msgspec.Struct):
     """A run. ``children`` is there only where a tree was asked for."""
 
@@ -115,6 +129,23 @@ def prefect_log_answer(line: StoredLine) -> LogAnswer:
     answer.flow_run_id = canonical_uuid(answer.flow_run_id)
     answer.task_run_id = canonical_uuid(answer.task_run_id)
     return answer
+
+
+def prefect_log(line: StoredLine) -> PrefectLog:
+    """Return a line as Prefect's socket tells it; see `prefect_log_answer`."""
+    event = line.event
+    observed = format_timestamp(line.observed_ns)
+    return PrefectLog(
+        id=event_id(line.producer, line.seq),
+        created=observed,
+        updated=observed,
+        name=event.name,
+        level=event.level,
+        message=event.message,
+        timestamp=format_timestamp(event.timestamp_ns),
+        flow_run_id=canonical_uuid(event.flow_run_id),
+        task_run_id=canonical_uuid(event.task_run_id),
+    )
 
 
 @functools.lru_cache(maxsize=4096)

@@ -27,9 +27,10 @@ from runlog.server.addresses import is_loopback, listen, require_auth, url_of
 from runlog.server.authentication import Authenticator
 from runlog.server.errors import EXCEPTION_HANDLERS
 from runlog.server.ingest import Ingest
+from runlog.server.live import Tail
 from runlog.server.middleware import Authentication, PrefectVersion, SecurityHeaders
 from runlog.server.origins import SameOrigin
-from runlog.server.routes import admin, batches, keys, logs, reading
+from runlog.server.routes import admin, batches, keys, live_events, live_socket, logs, reading
 from runlog.server.serving import TLS, Server
 from runlog.server.state import Limits, ServerState
 from runlog.server.storage import DATABASE_FILE, storage_from_url
@@ -87,14 +88,24 @@ def create_app(
     app = Starlette(
         routes=[
             Mount(
-                "/api", routes=[*logs.ROUTES, *batches.ROUTES, *reading.ROUTES, *admin.ROUTES, *keys.ROUTES]
+                "/api",
+                routes=[
+                    *logs.ROUTES,
+                    *batches.ROUTES,
+                    *live_socket.ROUTES,
+                    *live_events.ROUTES,
+                    *reading.ROUTES,
+                    *admin.ROUTES,
+                    *keys.ROUTES,
+                ],
             )
         ],
         middleware=middleware,
         exception_handlers=EXCEPTION_HANDLERS,
     )
+    tail = Tail()
     app.state.server = ServerState(
-        storage, Ingest(storage), limits or Limits(), authenticator, asyncio.Event()
+        storage, Ingest(storage, tail), limits or Limits(), authenticator, asyncio.Event(), tail
     )
     return app
 
@@ -240,7 +251,7 @@ def serve(
                 ready,
                 tls=options.tls,
                 max_connections=options.limits.max_connections,
-                on_stop=state.stopping.set,
+                on_stop=state.stop,
             )
             if on_server is not None:
                 on_server(server)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from runlog.exceptions import QueryError
 from runlog.records import EventBatch, LogEvent, new_producer_id
+from runlog.server.live import Tail
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,16 +37,22 @@ class Ingest:
 
     Args:
         storage: An open one.
+        tail: Is told of each line that was stored; by default a new one.
         clock: The time in nanoseconds since the epoch.
     """
 
-    def __init__(self, storage: LogStorage, *, clock: Callable[[], int] = time.time_ns) -> None:
+    def __init__(
+        self, storage: LogStorage, tail: Tail | None = None, *, clock: Callable[[], int] = time.time_ns
+    ) -> None:
+        self.tail = tail or Tail()
+        """What followers read along."""
         self._storage = storage
         self._clock = clock
         self._producer = new_producer_id()
         self._next_seq = 0
         self._waiting: list[tuple[list[LogEvent], asyncio.Future[None]]] = []
         self._task: asyncio.Task[None] | None = None
+        self._storing: set[asyncio.Task[Appended]] = set()
 
     async def take_batch(self, batch: EventBatch) -> Appended:
         """
@@ -60,7 +67,17 @@ class Ingest:
             StorageError: If it cannot be stored.
         """
         check_ranges(batch)
-        return await self._storage.append(batch, observed_ns=self._clock())
+        # A batch whose sender has left is stored all the same, and the tail must hear of it.
+        storing = asyncio.create_task(self._store(batch), name="runlog-ingest")
+        self._storing.add(storing)
+        storing.add_done_callback(self._storing.discard)
+        return await asyncio.shield(storing)
+
+    async def _store(self, batch: EventBatch) -> Appended:
+        observed_ns = self._clock()
+        appended = await self._storage.append(batch, observed_ns=observed_ns)
+        self.tail.feed(batch, appended, observed_ns)
+        return appended
 
     async def take_events(self, events: list[LogEvent]) -> None:
         """
@@ -83,6 +100,8 @@ class Ingest:
         """Wait until what was taken is stored."""
         if self._task is not None:
             await self._task
+        if self._storing:
+            await asyncio.wait(self._storing)
 
     async def _store_waiting(self) -> None:
         try:
@@ -90,7 +109,7 @@ class Ingest:
                 taken, events = self._next_events()
                 batch = EventBatch(producer=self._producer, first_seq=self._next_seq, events=events)
                 try:
-                    appended = await self._storage.append(batch, observed_ns=self._clock())
+                    appended = await self._store(batch)
                 except Exception as error:
                     # Whether the lines are in cannot be known; a number is never given to two lines.
                     self._producer, self._next_seq = new_producer_id(), 0

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from runlog.server.authentication import Authenticator
     from runlog.server.ingest import Ingest
+    from runlog.server.live import Tail
     from runlog.server.principal import Permission
     from runlog.server.storage.base import LogStorage
 
@@ -32,6 +33,8 @@ class Limits:
     """Connections at a time; further ones are answered 503. Many systems let a process open 4,096 files."""
     max_waiting_bytes: int = 256 * 1024 * 1024
     """Of all bodies that are being taken or stored; further ones are answered 503 with ``Retry-After``."""
+    max_followers: int = 1000
+    """Sockets and streams that follow lines at a time; further ones are answered 503 with ``Retry-After``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +47,13 @@ class ServerState:
     authenticator: Authenticator
     stopping: asyncio.Event
     """Set when the server is told to stop, before it closes anything: streams end, ``/ready`` says no."""
+    tail: Tail
+    """Told of each line that is stored; streams read along it."""
+
+    def stop(self) -> None:
+        """Let streams end, and everybody know that the server does."""
+        self.stopping.set()
+        self.tail.close()
 
     def seen_by(self, principal: Principal) -> ServerState:
         """Return the parts as one may use them who may not see everything."""

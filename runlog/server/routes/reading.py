@@ -63,20 +63,21 @@ T = TypeVar("T", bound=str)
 # --- lines --------------------------------------------------------------------------------------------
 
 _RUN_PARAMETERS = frozenset({"kind", "state", "name", "parent", "limit", "cursor"})
-_LOG_PARAMETERS = frozenset(
-    {"run", "flow_run_id", "task_run_id", "level", "search", "task", "logger", "since", "until", "order"}
-    | {"limit", "cursor"}
+CONDITION_PARAMETERS = frozenset(
+    {"flow_run_id", "task_run_id", "level", "search", "task", "logger", "since", "until"}
 )
+"""What `conditions` knows."""
+_LOG_PARAMETERS = CONDITION_PARAMETERS | {"run", "order", "limit", "cursor"}
 
 
 async def get_logs(request: Request) -> Response:
     """Answer a page of lines and the cursor of the next one."""
-    ask = _parameters(request, _LOG_PARAMETERS)
+    ask = parameters(request, _LOG_PARAMETERS)
     order = _choice(ask, "order", ("asc", "desc")) or "asc"
     limit = _integer(ask, "limit", DEFAULT_LINES, 1, MAX_PAGE)
     cursor = ask.get("cursor")
     query = LogQuery(
-        where=AllOf(tuple(_conditions(ask))),
+        where=AllOf(tuple(conditions(ask))),
         within=ask.get("run"),
         order=order,  # type: ignore[arg-type] # one of the two
         after=Position.from_cursor(cursor) if cursor is not None else None,
@@ -92,7 +93,13 @@ async def get_logs(request: Request) -> Response:
     )
 
 
-def _conditions(ask: dict[str, str]) -> Iterable[Condition]:
+def conditions(ask: dict[str, str]) -> Iterable[Condition]:
+    """
+    Return what lines must meet.
+
+    Raises:
+        QueryError: If a parameter makes no sense.
+    """
     if "flow_run_id" in ask:
         yield RunIn("flow", (ask["flow_run_id"],))
     if "task_run_id" in ask:
@@ -100,7 +107,7 @@ def _conditions(ask: dict[str, str]) -> Iterable[Condition]:
     if "level" in ask:
         yield LevelBetween(_level(ask["level"]))
     if "since" in ask or "until" in ask:
-        yield TimeBetween(_time(ask, "since"), _time(ask, "until"))
+        yield TimeBetween(time_of(ask, "since"), time_of(ask, "until"))
     if "task" in ask:
         yield TaskIs(ask["task"])
     if "logger" in ask:
@@ -119,7 +126,7 @@ def _conditions(ask: dict[str, str]) -> Iterable[Condition]:
 
 async def get_runs(request: Request) -> Response:
     """Answer a page of runs, newest first, and the cursor of the next one."""
-    ask = _parameters(request, _RUN_PARAMETERS)
+    ask = parameters(request, _RUN_PARAMETERS)
     limit = _integer(ask, "limit", DEFAULT_RUNS, 1, MAX_RUNS)
     cursor = ask.get("cursor")
     runs = await state_of(request).storage.read_runs(
@@ -243,7 +250,7 @@ def _ambiguous(ref: str, found: list[RunSummary]) -> Response:
 # --- parameters ---------------------------------------------------------------------------------------
 
 
-def _parameters(request: Request, known: frozenset[str]) -> dict[str, str]:
+def parameters(request: Request, known: frozenset[str]) -> dict[str, str]:
     """Return the query's parameters; one that is unknown, or given twice, is refused and not ignored."""
     found: dict[str, str] = {}
     for name, value in request.query_params.multi_items():
@@ -284,7 +291,13 @@ def _level(text: str) -> int:
     return int(level)
 
 
-def _time(ask: dict[str, str], name: str) -> int | None:
+def time_of(ask: dict[str, str], name: str) -> int | None:
+    """
+    Return a point in time, in nanoseconds since the epoch; `None` if the parameter is not given.
+
+    Raises:
+        QueryError: If it is none.
+    """
     try:
         return parse_time(ask[name]) if name in ask else None
     except ValueError as error:
