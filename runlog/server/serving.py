@@ -13,6 +13,13 @@ import uvicorn
 
 from runlog.exceptions import SettingsError
 from runlog.server.addresses import url_of
+from runlog.server.connections import (
+    MAX_MESSAGE_BYTES,
+    PING_INTERVAL,
+    PING_TIMEOUT,
+    HTTPConnection,
+    SocketConnection,
+)
 
 if TYPE_CHECKING:
     import socket
@@ -94,7 +101,13 @@ class Server(uvicorn.Server):
                 lifespan="off",
                 log_config=None,
                 access_log=False,
-                ws="websockets-sansio",
+                http=HTTPConnection,
+                ws=SocketConnection,
+                ws_max_size=MAX_MESSAGE_BYTES,
+                ws_ping_interval=PING_INTERVAL,
+                ws_ping_timeout=PING_TIMEOUT,
+                # Frames are the same bytes for all; compressed, they would be made anew for each.
+                ws_per_message_deflate=False,
                 server_header=False,
                 timeout_keep_alive=KEEP_ALIVE,
                 timeout_graceful_shutdown=SHUTDOWN_TIMEOUT,
