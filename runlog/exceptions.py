@@ -17,6 +17,7 @@ Every exception that runlog raises on purpose.
     │   ├── RunNotFoundError       (LookupError)
     │   └── AmbiguousRunError      (LookupError) several runs match
     └── StorageError               the server's store cannot be used
+        ├── StorageInUseError      another server has it
         ├── SchemaVersionError     written by another version of runlog
         └── StorageFullError       no room for more lines
 
@@ -185,6 +186,10 @@ class AmbiguousRunError(APIError, LookupError):
 
 class StorageError(RunlogError):
     """The server's store cannot be used."""
+
+
+class StorageInUseError(StorageError):
+    """Another server has the store."""
 
 
 class SchemaVersionError(StorageError):

@@ -9,6 +9,7 @@ with what to do if something is wrong. It sends nothing and changes nothing.
 from __future__ import annotations
 
 import logging
+import time
 import warnings
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Literal
@@ -36,6 +37,9 @@ SERVER_TIMEOUT = 5.0
 
 RUN_LOGGERS = ("runlog.flow_runs", "runlog.task_runs")
 """The loggers that run loggers log with."""
+
+COUNTING_SECONDS = 2.0
+"""Most seconds to count the lines that wait on disk."""
 
 MAX_CLOCK_SKEW = 2.0
 """Seconds by which the server's clock may differ: it is known to the second only."""
@@ -263,6 +267,9 @@ def _server(settings: Settings) -> Iterator[Finding]:
             health = reader.health()
             status = reader.status()
     except APIError as error:
+        if local is None and settings.api.url is None and settings.durability != "memory":
+            yield _without_server(settings)
+            return
         problem, _, remedy = str(error).partition("; ")
         yield Finding("wrong", "server", problem, remedy or None)
         return
@@ -281,3 +288,22 @@ def _server(settings: Settings) -> Iterator[Finding]:
             f"the server's clock is {show_duration(abs(health.clock_skew_s))} {ahead} this machine's",
             "set both by NTP: lines of several machines stand in the order of their clocks",
         )
+
+
+def _without_server(settings: Settings) -> Finding:
+    """Tell what becomes of lines where no server was set up: they wait for a command that reads."""
+    from runlog.delivery.sending import count_waiting  # noqa: PLC0415 - as above
+    from runlog.delivery.spool import spool_directory  # noqa: PLC0415 - as above
+
+    directory = spool_directory(settings.home, None)
+    count, oldest_ns, is_all = count_waiting(directory, timeout=COUNTING_SECONDS)
+    waiting = f"{'' if is_all else 'more than '}{count:,} line{'' if count == 1 else 's'} in {directory}"
+    if oldest_ns is not None:
+        waiting += f", the oldest of {show_duration(max(0.0, time.time() - oldest_ns / 1e9))} ago"
+    return Finding(
+        "note",
+        "server",
+        "none runs on this machine, and PREFECT_API_URL is not set: lines wait on disk until they are read; "
+        f"now {waiting if count else 'there are none'}",
+        "read them with: runlog logs latest; or start a server with: runlog server start",
+    )

@@ -23,7 +23,7 @@ from runlog.delivery.sending import send_spool
 from runlog.delivery.spool import spool_directory
 from runlog.delivery.transport import HTTPTransport
 from runlog.discovery import find_local_server, local_credentials
-from runlog.exceptions import SchemaVersionError, ServerUnreachableError, StorageError
+from runlog.exceptions import ServerUnreachableError, StorageInUseError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -88,9 +88,7 @@ class LocalReader(LogReader):
             self._require_something()
             try:
                 self._start()
-            except SchemaVersionError:
-                raise
-            except StorageError:  # most likely another process has it, and publishes its server at once
+            except StorageInUseError:  # whoever has it publishes its server at once
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(LOOK_AGAIN)

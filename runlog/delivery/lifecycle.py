@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 BACKLOG_SECONDS = 1.0
 """Most seconds that the end of a program spends on what other processes left behind."""
 
+COUNTING_SECONDS = 0.3
+"""Most seconds that the end of a program spends on counting what it leaves behind of others."""
+
 GOODBYE_SECONDS = 1.0
 """Most seconds that a goodbye may take: it proves that nothing is missing, and carries no line."""
 
@@ -107,6 +110,7 @@ def drain() -> None:
             worker.send_backlogs(min(BACKLOG_SECONDS, remaining_time(worker.limits.shutdown_timeout)))
             worker.say_goodbye(min(GOODBYE_SECONDS, remaining_time(worker.limits.shutdown_timeout)))
             worker.tidy()
+            worker.report_backlogs(min(COUNTING_SECONDS, remaining_time(worker.limits.shutdown_timeout)))
         else:
             worker.report_undelivered()
 

@@ -17,6 +17,7 @@ import json
 import os
 import random
 import threading
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -43,6 +44,12 @@ MAX_PATIENCE = 10.0
 """Seconds beyond which a server that asks to be left alone is left alone for good."""
 
 MAX_BATCH_BYTES = 4_000_000
+
+UNFINISHED_SUFFIX = ".new"
+"""Of a segment that is being made: a crash may leave it, and it holds no line yet."""
+
+UNFINISHED_SECONDS = 60.0
+"""Age at which such a file that nobody holds was left by a crash."""
 
 
 class SegmentFile(NamedTuple):
@@ -117,11 +124,12 @@ def send_spool(
         directory: The spool of one target.
         transport: Where to send it.
         live: Whether to send as well, and leave, what living processes have written.
-        progress: Is told how many bytes were deleted, segment by segment.
+        progress: Is told how many more bytes of the segments are done with, batch by batch.
         stop: Ends it early once it is set.
     """
     sent = Sent()
     stop = stop or threading.Event()
+    remove_unfinished(directory)
     backlogs = adopt(directory, MAX_BATCH_BYTES)
     try:
         if live:
@@ -145,7 +153,7 @@ def _send(
     progress: Callable[[int], None] | None,
     stop: threading.Event,
 ) -> bool:
-    before = backlog.size_bytes
+    total, event_bytes, told = backlog.size_bytes, 0, 0
     lane, backoff, failures = Lane(backlog.producer, backlog), Backoff(), 0
     while not stop.is_set():
         batch = lane.next_batch()
@@ -162,9 +170,13 @@ def _send(
         if outcome.verdict is not Verdict.RETRY:
             failures = 0
             sent.lines += outcome.events
+            if outcome.verdict is Verdict.ACKED:
+                event_bytes += batch.event_bytes
             if progress is not None:
-                progress(before - backlog.size_bytes)
-                before = backlog.size_bytes
+                # A segment is deleted as a whole: until then, the bytes of its events tell how far it is.
+                done = max(told, total - backlog.size_bytes, min(total, event_bytes))
+                progress(done - told)
+                told = done
             continue
         failures += 1
         sent.detail = answer.detail
@@ -203,6 +215,45 @@ def waiting(directory: Path) -> Iterator[tuple[SegmentName, int, bytes]]:
                     yield name, frame.seq, frame.payload
 
 
+def count_waiting(
+    directory: Path, *, first_seqs: dict[str, int] | None = None, timeout: float
+) -> tuple[int, int | None, bool]:
+    """
+    Count the events in a directory's segments; changes nothing.
+
+    Args:
+        directory: The spool of one target.
+        first_seqs: From which seq on to count, for each producer whose events count; by default all do.
+        timeout: Most seconds to spend on it.
+
+    Returns:
+        How many there are, the time of the first of the oldest segment in
+        nanoseconds since the epoch, and whether the time was enough for all.
+    """
+    deadline = time.monotonic() + timeout
+    count, oldest_ns, producer = 0, None, ""
+    for name, seq, payload in waiting(directory):
+        if first_seqs is not None and seq < first_seqs.get(name.producer, seq + 1):
+            continue
+        if name.producer != producer:  # a producer's first event is its oldest
+            producer = name.producer
+            found = _timestamp_ns(payload)
+            if found is not None:
+                oldest_ns = found if oldest_ns is None else min(oldest_ns, found)
+        count += 1
+        if count % 1000 == 0 and time.monotonic() > deadline:
+            return count, oldest_ns, False
+    return count, oldest_ns, True
+
+
+def _timestamp_ns(payload: bytes) -> int | None:
+    with contextlib.suppress(ValueError):
+        event = json.loads(payload)
+        found = event.get("timestamp_ns") if isinstance(event, dict) else None
+        return found if isinstance(found, int) else None
+    return None
+
+
 def dead_letters(directory: Path) -> Iterator[dict[str, Any]]:
     """Yield what the server of a directory refused: ``producer``, ``seq``, ``detail``, ``event``."""
     try:
@@ -217,6 +268,22 @@ def dead_letters(directory: Path) -> Iterator[dict[str, Any]]:
                     yield letter
 
 
+def remove_unfinished(directory: Path) -> int:
+    """Delete the files that a crash left while it made a segment; returns how many, and raises nothing."""
+    count = 0
+    with contextlib.suppress(OSError):
+        for path in sorted(directory.glob(f"*{UNFINISHED_SUFFIX}")):
+            if SegmentName.parse(path.with_suffix(".seg").name) is None:
+                continue
+            with contextlib.suppress(OSError), contextlib.closing(_Descriptor(open_private(path))) as file:
+                facts = os.fstat(file.number)
+                is_old = time.time() - facts.st_mtime > UNFINISHED_SECONDS
+                if is_old and lock_file(file.number) and os.path.samestat(facts, path.stat()):
+                    path.unlink()
+                    count += 1
+    return count
+
+
 def purge(directory: Path, *, with_dead_letters: bool = False) -> int:
     """
     Delete the segments that no living process owns, and return how many they were.
@@ -226,6 +293,7 @@ def purge(directory: Path, *, with_dead_letters: bool = False) -> int:
         with_dead_letters: Whether to delete what the server refused as well.
     """
     count = 0
+    remove_unfinished(directory)
     for path, _, descriptor in _opened(directory):
         with contextlib.closing(_Descriptor(descriptor)), contextlib.suppress(OSError):
             if lock_file(descriptor) and os.path.samestat(os.fstat(descriptor), path.stat()):
@@ -238,10 +306,10 @@ def purge(directory: Path, *, with_dead_letters: bool = False) -> int:
 
 class _Descriptor:
     def __init__(self, number: int) -> None:
-        self._number = number
+        self.number = number
 
     def close(self) -> None:
-        os.close(self._number)
+        os.close(self.number)
 
 
 def _opened(directory: Path) -> Iterator[tuple[Path, SegmentName, int]]:

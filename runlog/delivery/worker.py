@@ -31,6 +31,7 @@ from runlog.delivery.lane import Lane
 from runlog.delivery.producer import Producer
 from runlog.delivery.retry import Answer, Backoff, Verdict
 from runlog.delivery.segments import sync_and_close
+from runlog.delivery.sending import count_waiting, remove_unfinished
 from runlog.delivery.spool import write_dead_letter
 from runlog.delivery.spool_queue import SpoolQueue
 from runlog.delivery.transport import TOTAL_TIMEOUT
@@ -507,6 +508,7 @@ class DeliveryWorker:
         if self._spool is None or now < self._look_for_backlogs_at:
             return
         self._look_for_backlogs_at = now + ADOPTION_INTERVAL
+        remove_unfinished(self._spool)
         for backlog in adopt(self._spool, self.limits.max_batch_bytes):
             self._backlogs.append((Lane(backlog.producer, backlog), backlog))
 
@@ -712,6 +714,34 @@ class DeliveryWorker:
                 "undelivered",
                 f"{left['queued']} lines were not delivered to {left['target']}: "
                 f"{left['last_error'] or 'no time left'}",
+            )
+
+    def report_backlogs(self, timeout: float) -> None:
+        """
+        Say once how many lines of other programs remain, for the end of one that has delivered its own.
+
+        A program that logged nothing says nothing: it did not use the server.
+
+        Args:
+            timeout: Most seconds to wait for a batch that is on its way, and to count them.
+        """
+        target = self._transport.target
+        if self._spool is None or target is None or not self._accepted or not self._backlogs:
+            return
+        if self._send_lock.acquire(timeout=timeout):
+            try:
+                batches = [(lane.producer.id, lane.next_batch()) for lane, _ in self._backlogs]
+            finally:
+                self._send_lock.release()
+            first_seqs = {producer: batch.first_seq for producer, batch in batches if batch is not None}
+        else:  # a batch is on its way to a server that does not answer
+            first_seqs = {lane.producer.id: 0 for lane, _ in tuple(self._backlogs)}
+        lines, _, is_all = count_waiting(self._spool, first_seqs=first_seqs, timeout=timeout)
+        if lines:
+            self._report(
+                "backlog",
+                f"{'' if is_all else 'more than '}{lines} lines of earlier programs wait in {self._spool} "
+                f"for {target}; the next program sends them, or: runlog spool send",
             )
 
     def _report(self, kind: str, text: str) -> None:

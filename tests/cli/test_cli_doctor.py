@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 
 import pytest
 
@@ -11,8 +12,11 @@ import runlog
 from runlog._http import Response
 from runlog.cli.doctor import Finding, examine
 from runlog.client.reader import LogReader, ServerHealth
+from runlog.delivery.frames import EVENT
+from runlog.delivery.segments import SegmentName, SegmentWriter
+from runlog.delivery.spool import make_private_directory
 from runlog.discovery import RUNTIME_FILE, publish_local_server
-from runlog.settings import get_current_settings, temporary_settings
+from runlog.settings import get_current_settings, reset_settings_cache, temporary_settings
 
 STATUS = {"version": runlog.__version__, "runs": 2, "lines": 7, "database": "/data/runlog.db"}
 
@@ -58,12 +62,30 @@ def test_findings_as_json(run_cli, healthy, form):
 
 
 def test_no_server(run_cli):
-    """Without a server, the command that starts one is named, and the exit code is 1."""
+    """Without a server lines wait on disk: how many, how long, and how they are read, and nothing is wrong."""
     result = run_cli("doctor", "--color", "always", color=True)
-    assert result.exit_code == 1
+    assert result.exit_code == 0, result.stdout
     last = result.stdout.splitlines()[-1]
-    assert "\x1b[31mwrong\x1b[0m" in last
-    assert last.endswith("; start one with: runlog server start")
+    assert "\x1b[33mnote \x1b[0m" in last
+    assert "now there are none; read them with: runlog logs latest" in last
+    assert last.endswith("or start a server with: runlog server start")
+    directory = get_current_settings().home / "spool" / "local"
+    make_private_directory(directory)
+    writer = SegmentWriter(directory, SegmentName("0" * 20, 0), {"pid": 1, "resource": {}})
+    for age in (150, 100):
+        event = {"timestamp_ns": time.time_ns() - age * 10**9, "level": 20, "name": "job", "message": "x"}
+        writer.append(0 if age == 150 else 1, EVENT, json.dumps(event).encode())
+    writer.close()
+    (found,) = about("server")
+    assert found.text.endswith(f"now 2 lines in {directory}, the oldest of 2 min 30 s ago")
+
+
+def test_no_server_and_no_disk(monkeypatch):
+    """With durability memory, lines would be lost without a server: that is wrong."""
+    monkeypatch.setenv("RUNLOG_DURABILITY", "memory")
+    reset_settings_cache()
+    (found,) = about("server")
+    assert (found.verdict, found.remedy) == ("wrong", "start one with: runlog server start")
 
 
 def test_a_wrong_setting_ends_the_examination(monkeypatch):

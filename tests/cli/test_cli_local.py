@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 
 from runlog.cli.local import LocalReader, SpoolIntake, database_of
+from runlog.client import LogReader
 from runlog.delivery.sending import segments
-from runlog.discovery import publish_local_server
+from runlog.discovery import find_local_server, publish_local_server
 from runlog.exceptions import ServerUnreachableError, StorageError
 from runlog.settings import get_current_settings
 
@@ -198,6 +201,38 @@ def test_a_database_that_stays_in_use_is_told(monkeypatch, tmp_path):
         pytest.raises(StorageError, match="in use"),
     ):
         reader.status()
+
+
+def test_a_database_that_cannot_be_used_is_told_at_once(run_cli, monkeypatch):
+    """Only one that is in use is worth waiting for."""
+    monkeypatch.setattr("runlog.cli.local.time.sleep", None)
+    home = get_current_settings().home
+    home.mkdir()
+    (home / "runlog.db").write_bytes(b"no database at all" * 1000)
+    result = run_cli("runs")
+    assert result.exit_code == 1
+    assert "file is not a database" in result.stderr
+
+
+def test_a_server_that_starts_takes_the_spool_in(started):
+    """What a script logged without any server is on the server that is started later, without any command."""
+    finish(started(*script("before")))
+    settings = get_current_settings()
+    server = started("-m", "runlog", "server", "start", "--port", "0")
+    deadline = time.monotonic() + 60
+    messages = []
+    while len(messages) < LINES + 2:
+        assert time.monotonic() < deadline, messages
+        assert server.poll() is None, server.communicate()
+        found = find_local_server(settings.home)
+        if found is not None:
+            with LogReader(found.url) as reader:
+                messages = [log["message"] for log in reader.logs()]
+        time.sleep(0.05)
+    assert messages[1:-1] == EXPECTED
+    server.send_signal(signal.SIGTERM)
+    server.communicate(timeout=60)
+    assert find_local_server(settings.home) is None
 
 
 def test_the_server_extra_may_be_missing(run_cli, monkeypatch):

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 
 import pytest
 
+from runlog._locks import lock_file
 from runlog.client import LogReader
 from runlog.delivery.frames import EVENT
 from runlog.delivery.retry import Answer
 from runlog.delivery.segments import SegmentName, SegmentWriter
-from runlog.delivery.sending import send_spool
+from runlog.delivery.sending import count_waiting, remove_unfinished, segments, send_spool
 from runlog.delivery.spool import (
     make_private_directory,
     remember_target,
@@ -199,6 +201,52 @@ def test_a_refused_line_becomes_a_dead_letter(local):
     sent = send_spool(local, transport := InMemoryTransport(answers=[no, no, no]))
     assert (sent.lines, sent.refused, sent.is_done) == (1, 1, True)
     assert transport.messages == ["line 1"]
+
+
+def test_progress_is_told_batch_by_batch(local, monkeypatch):
+    """A long segment moves it more than once, and in the end it is as long as the files were."""
+    monkeypatch.setattr("runlog.delivery.sending.MAX_BATCH_BYTES", 3 * len(text(10)))
+    leave(local, *range(10, 22), first=0).close()
+    leave(local, *range(10, 13), producer=OTHER, first=0).close()
+    total = sum(file.size_bytes for file in segments(local))
+    steps = []
+    assert send_spool(local, InMemoryTransport(), progress=steps.append).is_done
+    assert sum(steps) == total
+    assert len([step for step in steps if step]) > 3
+    assert min(steps) >= 0
+
+
+def test_what_a_crash_left_unfinished_is_deleted(local):
+    """Old files that nobody holds go; young ones, those of a living process and other files stay."""
+    make_private_directory(local)
+    names = [str(SegmentName(PRODUCER, number)).replace(".seg", ".new") for number in range(3)]
+    paths = [local / name for name in (*names, "notes.new")]
+    for path in paths:
+        path.touch(mode=0o600)
+    for path in (paths[0], *paths[2:]):
+        os.utime(path, (1, 1))
+    with paths[2].open("rb+") as held:
+        assert lock_file(held.fileno())
+        assert remove_unfinished(local) == 1
+    assert sorted(local.iterdir()) == sorted(paths[1:])
+    send_spool(local, InMemoryTransport())
+    assert sorted(local.iterdir()) == sorted([paths[1], paths[3]])
+    assert remove_unfinished(local / "missing") == 0
+
+
+def test_waiting_lines_are_counted(local):
+    """All or from a seq on, with the time of the oldest; what takes too long is cut short."""
+    leave(local, 1, 2, 3).close()
+    leave(local, 0, 9, producer=OTHER).close()
+    assert count_waiting(local, timeout=60) == (5, 1_795_258_800_000_000_000, True)
+    assert count_waiting(local, first_seqs={PRODUCER: 2}, timeout=60) == (
+        2,
+        1_795_258_800_000_000_002,
+        True,
+    )
+    leave(local, *range(10, 1200)).close()
+    assert count_waiting(local, timeout=-1)[::2] == (1000, False)
+    assert count_waiting(local / "missing", timeout=60) == (0, None, True)
 
 
 def test_what_living_processes_wrote_is_copied(local, real_server):

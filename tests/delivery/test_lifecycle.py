@@ -14,7 +14,11 @@ import types
 import pytest
 
 from runlog import delivery, handlers
-from runlog.delivery import DeliveryWorker, InMemoryTransport, lifecycle
+from runlog.delivery import DeliveryWorker, InMemoryTransport, Limits, lifecycle
+from runlog.delivery.frames import EVENT
+from runlog.delivery.retry import Answer
+from runlog.delivery.segments import SegmentName, SegmentWriter
+from runlog.delivery.spool import make_private_directory
 from runlog.handlers import APILogHandler
 from runlog.records import decode_batch
 
@@ -341,6 +345,47 @@ def test_drain_delivers_all_workers(fresh):
     for worker in lifecycle.workers():
         assert delivery.close_worker(worker)
     assert lifecycle.workers() == []
+
+
+@pytest.mark.parametrize(("logs", "is_said"), [(True, True), (False, False)])
+def test_what_remains_of_others_is_said(fresh, tmp_path, logs, is_said):
+    """A program that delivered its own lines says once how many of others' remain; a silent one says nothing."""
+    spool = tmp_path / "spool"
+    make_private_directory(spool)
+    dead = SegmentWriter(spool, SegmentName("0123456789abcdef0123", 0), {"pid": 1, "resource": {}})
+    for number in range(3):
+        dead.append(number, EVENT, b'{"timestamp_ns":0,"level":20,"name":"n","message":"left"}')
+    dead.close()
+
+    class Partial(InMemoryTransport):
+        def send(self, producer, batch, *, timeout):
+            if producer.id == "0123456789abcdef0123":
+                return Answer(503, detail="HTTP 503", retry_after=None)
+            return super().send(producer, batch, timeout=timeout)
+
+    reports = []
+    worker = DeliveryWorker(
+        Partial(),
+        Limits(durability="spool", shutdown_timeout=30.0),
+        spool=spool,
+        report=reports.append,
+    )
+    lifecycle.watch(worker)
+    if logs:
+        put(worker, b"own")
+    lifecycle.drain()
+    told = [report for report in reports if "earlier programs" in report]
+    assert told == (
+        [
+            f"3 lines of earlier programs wait in {spool} for memory; the next program sends them, or: runlog spool send"
+        ]
+        if is_said
+        else []
+    )
+    lifecycle.drain()
+    assert len([report for report in reports if "earlier programs" in report]) == len(told)
+    delivery.close_worker(worker)
+    worker.reset_after_fork()
 
 
 def test_the_deadline_is_shared(fresh):

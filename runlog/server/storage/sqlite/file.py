@@ -15,7 +15,7 @@ import sqlite3
 from typing import TYPE_CHECKING
 
 from runlog._locks import lock_file, unlock_file
-from runlog.exceptions import StorageError, StorageFullError
+from runlog.exceptions import StorageError, StorageFullError, StorageInUseError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,7 +33,8 @@ class FileLock:
         database: The file; the lock is beside it, with ``.lock`` after its name.
 
     Raises:
-        StorageError: If another server has it, or the lock's file cannot be made.
+        StorageInUseError: If another server has it.
+        StorageError: If the lock's file cannot be made.
     """
 
     def __init__(self, database: Path) -> None:
@@ -44,7 +45,7 @@ class FileLock:
             raise StorageError(f"cannot lock the database {database}: {error.strerror or error}") from error
         if not lock_file(self._descriptor):
             os.close(self._descriptor)
-            raise StorageError(
+            raise StorageInUseError(
                 f"{database} is in use by another runlog server; stop that one, "
                 "or give this one a file of its own with --database"
             )
