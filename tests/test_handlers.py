@@ -520,7 +520,7 @@ def test_a_flow_run_ends_with_the_number_of_its_lines(make_logger, memory):
     inner, outer = told
     assert inner == 3
     assert outer == len(events) - 1 == 9
-    assert handler._worker._lines_of == {}
+    assert handler._worker._intake._lines_of == {}
 
 
 def test_a_late_line_counts_for_the_run_around(make_logger, memory, monkeypatch):
@@ -528,7 +528,7 @@ def test_a_late_line_counts_for_the_run_around(make_logger, memory, monkeypatch)
     from runlog.loggers import get_run_logger
     from runlog.runs import flow_run as opened_flow
 
-    monkeypatch.setattr("runlog.delivery.worker.MAX_ENDED_RUNS", 2)
+    monkeypatch.setattr("runlog.delivery.intake.MAX_ENDED_RUNS", 2)
     make_logger(name="runlog.flow_runs", transport=memory)
     handler = logging.getLogger("runlog.flow_runs").handlers[0]
     logging.getLogger("runlog").setLevel(logging.INFO)

@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from runlog.delivery import lifecycle
+from runlog.delivery.limits import Durability, Limits, WhenFull
 from runlog.delivery.spool import remember_target, spool_directory
 from runlog.delivery.transport import HTTPTransport, InMemoryTransport, Transport
-from runlog.delivery.worker import DeliveryWorker, Durability, Limits, WhenFull
+from runlog.delivery.worker import DeliveryWorker
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -112,6 +112,12 @@ class Batch:
         markers = sorted([*self.dropped, *_markers(missing, reason)], key=lambda marker: marker.seq)
         return Batch(self.first_seq, (), tuple(markers))
 
+    def from_seq(self, seq: int) -> Batch:
+        """Return what the batch has from *seq* on, at which an event or a marker begins."""
+        rest = [(event, marker) for at, event, marker in self.in_order() if at >= seq]
+        events = tuple(event for event, _ in rest if event is not None)
+        return Batch(seq, events, tuple(marker for _, marker in rest if marker is not None), self.closing)
+
     def starting_at(self, seq: int, reason: str) -> Batch:
         """Return the batch with a marker in front, from *seq* up to its first seq."""
         marker = DropMarker(seq, self.first_seq - seq, reason)
@@ -202,6 +208,13 @@ class Batcher:
         """Tell whether an event of this encoded size fits; an empty queue takes any."""
         held = self.held_bytes
         return held == 0 or held + size_bytes + EVENT_OVERHEAD_BYTES <= self._max_queue_bytes
+
+    def offer(self, event: bytes, now: float) -> bool | None:
+        """Do as `add` does if there is room for the event; `None` if there is not."""
+        held = self._waiting_bytes + self._in_flight_bytes
+        if held and held + len(event) + EVENT_OVERHEAD_BYTES > self._max_queue_bytes:
+            return None
+        return self.add(event, now=now)
 
     def add(self, event: bytes, *, now: float) -> bool:
         """
@@ -339,6 +352,9 @@ class Batcher:
     def unsynced(self) -> list[int]:
         """Return no file descriptors."""
         return []
+
+    def save(self, now: float) -> None:
+        """Do nothing."""
 
     def close(self, acked_seq: int) -> None:
         """Do nothing."""

@@ -17,11 +17,12 @@ from __future__ import annotations
 import contextlib
 import json
 import struct
-import zlib
 from typing import TYPE_CHECKING, Any, NamedTuple
+from zlib import crc32
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from mmap import mmap
 
 FORMAT_VERSION = 1
 FILE_MAGIC = b"runlog-spool\xff\n"
@@ -39,6 +40,10 @@ READ_BYTES = 1024 * 1024
 """How much of a segment is read at once."""
 
 _pack = _FRAME_HEADER.pack
+_pack_into = _FRAME_HEADER.pack_into
+
+HEADER_BYTES = _FRAME_HEADER.size
+"""What a frame has in front of its payload."""
 
 MAX_PAYLOAD_BYTES = 64 * 1024 * 1024
 """No frame is longer: a length beyond it is damage, and is not believed."""
@@ -58,15 +63,24 @@ def encode_frame(seq: int, kind: int, payload: bytes) -> bytes:
     return _pack(FRAME_MAGIC, kind, seq, length, _checksum(kind, seq, length, payload)) + payload
 
 
+def put_frame(buffer: mmap, offset: int, seq: int, kind: int, payload: bytes) -> None:
+    """Write one frame into a buffer that has the room, in as few steps as can be."""
+    length = len(payload)
+    checksum = crc32(payload) ^ ((seq ^ (seq >> 32) ^ (length << 7) ^ (kind << 29)) & 0xFFFFFFFF)
+    _pack_into(buffer, offset, FRAME_MAGIC, kind, seq, length, checksum)
+    offset += HEADER_BYTES
+    buffer[offset : offset + length] = payload
+
+
 def _checksum(kind: int, seq: int, length: int, payload: bytes) -> int:
-    """CRC32 of the payload, started from the other fields, so that it differs if one of them does."""
-    return zlib.crc32(payload, (seq ^ (seq >> 32) ^ (length << 7) ^ (kind << 29)) & 0xFFFFFFFF)
+    """CRC32 of the payload, mixed with the other fields so that it differs if one of them does."""
+    return crc32(payload) ^ ((seq ^ (seq >> 32) ^ (length << 7) ^ (kind << 29)) & 0xFFFFFFFF)
 
 
 def encode_header(facts: dict[str, Any]) -> bytes:
     """Return the bytes that open a segment."""
     text = json.dumps({"version": FORMAT_VERSION, **facts}, separators=(",", ":")).encode()
-    return FILE_MAGIC + _FILE_HEADER.pack(len(text), zlib.crc32(text)) + text
+    return FILE_MAGIC + _FILE_HEADER.pack(len(text), crc32(text)) + text
 
 
 def decode_header(data: bytes) -> tuple[dict[str, Any], int]:
@@ -79,7 +93,7 @@ def decode_header(data: bytes) -> tuple[dict[str, Any], int]:
     if data.startswith(FILE_MAGIC) and len(data) >= offset:
         length, crc = _FILE_HEADER.unpack_from(data, len(FILE_MAGIC))
         text = data[offset : offset + length]
-        if len(text) == length and zlib.crc32(text) == crc:
+        if len(text) == length and crc32(text) == crc:
             with contextlib.suppress(ValueError):
                 facts = json.loads(text)
                 if isinstance(facts, dict):

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from runlog._locks import lock_file
-from runlog.delivery.frames import encode_frame, encode_header
+from runlog.delivery.frames import HEADER_BYTES, encode_frame, encode_header, put_frame
 
 _NAME = re.compile(r"([0-9a-f]{20})-([0-9]{13})\.seg")
 
@@ -115,14 +115,13 @@ class SegmentWriter:
         Raises:
             OSError: If it could not be written whole; nothing of it is left.
         """
-        frame = encode_frame(seq, kind, payload)
-        end = self.size + len(frame)
+        end = self.size + HEADER_BYTES + len(payload)
         if end > self._room:
             self._add_room(end)
         if self._map is None:
-            self._write(frame)
+            self._write(encode_frame(seq, kind, payload))
         else:
-            self._map[self.size : end] = frame
+            put_frame(self._map, self.size, seq, kind, payload)
             self.size = end
 
     def _write(self, data: bytes) -> None:

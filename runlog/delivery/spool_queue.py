@@ -17,6 +17,7 @@ import contextlib
 import json
 import os
 from collections import deque
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from runlog.delivery.batching import Batch, Batcher
@@ -42,6 +43,9 @@ MORE_ROOM = 1024 * 1024
 FRAME_OVERHEAD_BYTES = 32
 """What an event takes on disk beyond its text, rounded up."""
 
+MADE_PARENTS = 3
+"""How many directories above a spool may have been made with it: ``RUNLOG_HOME/spool``, and where that is."""
+
 RETRY_DISK_SECONDS = 5.0
 """Seconds between two tries to write to a disk that took nothing."""
 
@@ -59,6 +63,10 @@ class _Segment:
     @property
     def is_read(self) -> bool:
         return self.reader.offset >= self.writer.size
+
+
+def _marker_payload(marker: DropMarker) -> bytes:
+    return json.dumps({"count": marker.count, "reason": marker.reason}).encode()
 
 
 class SpoolQueue:
@@ -118,6 +126,8 @@ class SpoolQueue:
         # What was dropped from the front, segment and all, and is not told yet.
         self._lost: deque[DropMarker] = deque()
         self._memory: Batcher | None = None
+        # What was taken from memory, is not acknowledged, and is not on disk either.
+        self._flying: Batch | None = None
         self._disk_due = 0.0
 
     def __repr__(self) -> str:
@@ -165,6 +175,16 @@ class SpoolQueue:
 
     # --- taking in ---
 
+    def offer(self, event: bytes, now: float) -> bool | None:
+        """Do as `add` does if there is room for the event; `None` if there is not."""
+        if self._memory is None:
+            used = self._own_bytes + self._others_bytes + len(event) + FRAME_OVERHEAD_BYTES
+            if used > self._max_spool_bytes and self._held:
+                return None
+        elif not self._memory.has_room(len(event)):
+            return None
+        return self.add(event, now=now)
+
     def add(self, event: bytes, *, now: float) -> bool:
         """Write one event under the next seq. Returns whether a sleeping sender must be woken."""
         if self._memory is not None and now >= self._disk_due:
@@ -210,8 +230,8 @@ class SpoolQueue:
     def _write_gap(self) -> None:
         if self._gap is not None:
             reason, count = self._gap
-            marker = json.dumps({"count": count, "reason": reason}).encode()
-            self._write(self._next_seq - count, DROPPED, marker, count)
+            marker = DropMarker(self._next_seq - count, count, reason)
+            self._write(marker.seq, DROPPED, _marker_payload(marker), count)
             self._gap = None
 
     def _write(self, seq: int, kind: int, payload: bytes, count: int = 1) -> None:
@@ -269,24 +289,35 @@ class SpoolQueue:
             first_seq=first_seq,
         )
 
+    def save(self, now: float) -> None:
+        """Write what memory holds to disk, if the disk takes it."""
+        if self._memory is not None:
+            self._leave_memory(now)
+
     def _leave_memory(self, now: float) -> None:
         """Write what memory holds to disk, if the disk takes it; else keep what it did not take."""
         memory, self._memory = self._memory, None
+        assert memory is not None, "called where it is"
         failed = False
+        flying, self._flying = self._flying, None
         rest = self._new_memory(self._next_seq)
-        while memory is not None and (batch := memory.take()) is not None:
+        for batch in filter(None, chain([flying], iter(memory.take, None))):
             for seq, event, marker in batch.in_order():
                 if not failed:
                     try:
                         if event is not None:
                             self._write(seq, EVENT, event)
                         elif marker is not None:
-                            text = json.dumps({"count": marker.count, "reason": marker.reason}).encode()
-                            self._write(seq, DROPPED, text, marker.count)
+                            self._write(seq, DROPPED, _marker_payload(marker), marker.count)
                         continue
                     except OSError:
                         failed = True
-                        rest = self._new_memory(seq)
+                        if batch is not flying:
+                            rest = self._new_memory(seq)
+                if batch is flying:
+                    self._flying = batch.from_seq(seq)
+                    rest = self._new_memory(batch.last_seq + 1)
+                    break
                 if event is not None:
                     rest.add(event, now=now)
                 elif marker is not None:
@@ -359,6 +390,7 @@ class SpoolQueue:
                 batch = self._memory.take()
                 if batch is not None:  # one batch is in flight at most
                     self._memory.settle(len(batch.events), batch.held_bytes)
+                    self._flying = batch
             if batch is not None:
                 self._first_seq = batch.last_seq + 1
                 self._waiting_bytes -= batch.event_bytes
@@ -372,6 +404,8 @@ class SpoolQueue:
 
     def acknowledged(self, seq: int) -> None:
         """Let `clean` delete the segments of which all is acknowledged, but for the one that is written."""
+        if self._flying is not None and self._flying.last_seq <= seq:
+            self._flying = None
         while len(self._segments) > 1 and self._segments[0].next_seq - 1 <= seq:
             self._remove(self._segments.popleft())
 
@@ -398,10 +432,11 @@ class SpoolQueue:
                     descriptors.append(segment.writer.duplicate())
                     segment.is_synced = True
         if not self._is_entry_synced and hasattr(os, "O_DIRECTORY"):
-            # A file survives a power cut only if its name does.
-            with contextlib.suppress(OSError):
-                descriptors.append(os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | OPEN_FLAGS))
-                self._is_entry_synced = True
+            # A file survives a power cut only if its name does, and those of the directories that were made.
+            for directory in (self._directory, *self._directory.parents[:MADE_PARENTS]):
+                with contextlib.suppress(OSError):
+                    descriptors.append(os.open(directory, os.O_RDONLY | os.O_DIRECTORY | OPEN_FLAGS))
+                    self._is_entry_synced = True
         return descriptors
 
     def close(self, acked_seq: int) -> None:

@@ -1,16 +1,14 @@
 """
 One thread and one clock that drive batching, retry and transport for one target.
 
-`runlog.handlers` hands encoded events to `DeliveryWorker.put` in the calling
-thread; the worker's thread sends them. Invariants: one batch is in flight at a
-time, so that nothing is reordered; nothing here uses `logging`, so that
-delivering a line never makes another; `put` may be interrupted by a signal
-handler or a finalizer that logs, and neither deadlocks nor loses that line.
+`runlog.handlers` puts encoded events into the worker's `runlog.delivery.intake`
+in the calling thread; the worker's thread sends them. Invariants: one batch is
+in flight at a time, so that nothing is reordered; nothing here uses `logging`,
+so that delivering a line never makes another.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import contextvars
 import os
@@ -20,14 +18,15 @@ import select
 import sys
 import threading
 import time
-from collections import Counter, deque
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from collections import deque
+from typing import TYPE_CHECKING, Any
 
 from runlog.delivery import lifecycle
 from runlog.delivery.backlog import Backlog, adopt
 from runlog.delivery.batching import Batch, Batcher
+from runlog.delivery.intake import Intake
 from runlog.delivery.lane import Lane
+from runlog.delivery.limits import Limits
 from runlog.delivery.producer import Producer
 from runlog.delivery.retry import Answer, Backoff, Verdict
 from runlog.delivery.segments import sync_and_close
@@ -35,7 +34,6 @@ from runlog.delivery.sending import count_waiting, remove_unfinished
 from runlog.delivery.spool import write_dead_letter
 from runlog.delivery.spool_queue import SpoolQueue
 from runlog.delivery.transport import TOTAL_TIMEOUT
-from runlog.records import encode_event
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,21 +41,6 @@ if TYPE_CHECKING:
 
     from runlog.delivery.lane import Outcome
     from runlog.delivery.transport import Transport
-    from runlog.records import LogEvent
-
-WhenFull = Literal["block", "drop_oldest", "drop_newest"]
-"""What becomes of an event for which the queue has no room."""
-
-Durability = Literal["memory", "spool", "sync"]
-"""
-What an event survives once its call has returned.
-
-``memory``: a normal end of the program. ``spool``: also a kill of the process.
-``sync``: what `DeliveryWorker.flush` confirmed survives a power cut as well.
-"""
-
-MAX_ENDED_RUNS = 10_000
-"""How many ended runs are remembered, for lines that come late."""
 
 ADOPTION_INTERVAL = 30.0
 """Seconds between two looks for what other processes left behind."""
@@ -70,23 +53,6 @@ REPORT_INTERVAL = 60.0
 
 NOWHERE_INTERVAL = 1.0
 """Seconds between two looks for a server while there is none to send to."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """Bounds of one worker. Defaults are those of the settings of the same names."""
-
-    max_batch_bytes: int = 4_000_000
-    batch_interval: float = 2.0
-    """Longest time an event waits to be sent, in seconds."""
-    max_queue_bytes: int = 16 * 1024 * 1024
-    when_full: WhenFull = "block"
-    block_timeout: float = 0.1
-    """Longest time that a log call waits for room, in seconds, with ``block``."""
-    shutdown_timeout: float = 5.0
-    """Longest time that the end of the program waits for delivery, in seconds."""
-    durability: Durability = "memory"
-    max_spool_bytes: int = 1024 * 1024 * 1024
 
 
 class DeliveryWorker:
@@ -128,20 +94,25 @@ class DeliveryWorker:
         self._clock = clock
         self._sleep = sleep
         self._write_report = report or _write_to_stderr
+        self._intake = Intake(
+            self.limits,
+            clock,
+            make_queue=self._new_queue,
+            wake=self._wake_up,
+            may_help=lambda: not self._failures and self._sendable and not self.is_own_thread,
+            on_foreign_process=self.reset_after_fork,
+            on_drops=self._tell_of_drops,
+        )
+        self.put = self._intake.put
+        self.put_first = self._intake.put_first
+        self.put_last = self._intake.put_last
         self._reset()
 
     def _reset(self) -> None:
         """Make everything that a fork must not inherit: locks, identity, queue, thread."""
-        # Re-entrant, because a finalizer or a signal handler may log while this thread holds it; see `put`.
-        self._lock = threading.RLock()
-        self._reentered: deque[tuple[bytes, str | None]] = deque()
-        # Events by flow run, of those that began in this process and have not ended.
-        self._lines_of: dict[str, int] = {}
-        # Of those that ended inside another: which one. A thread may still log for them.
-        self._ended_in: dict[str, str] = {}
         self._producer = Producer(resource=self._resource)
-        self._queue = self._new_queue()
-        self._lane = Lane(self._producer, self._queue)
+        self._intake.reset()
+        self._lane = Lane(self._producer, self._intake.queue)
         self._backlogs: deque[tuple[Lane, Backlog]] = deque()
         self._look_for_backlogs_at = float("-inf")
         self._is_turn_of_backlog = False
@@ -150,7 +121,6 @@ class DeliveryWorker:
         self._failures = 0
         self._retry_at = float("-inf")
         self._not_before = float("-inf")
-        self._progress = threading.Condition()
         self._acked_seq = -1
         self._flush_seq = -1
         # SimpleQueue.put may be interrupted and called again in the same thread, Event.set may not.
@@ -158,23 +128,21 @@ class DeliveryWorker:
         self._thread: threading.Thread | None = None
         self._sender_ident: int | None = None
         self._generation = 0
+        # Set to end the thread that syncs.
+        self._sync_end = threading.Event()
         self._sendable = True
-        self._accepted = 0
-        self._dropped: Counter[str] = Counter()
-        # For want of room, of which people are told.
-        self._drops = 0
-        self._told_of_drops = 0
+        self._rejected = 0
         self._last_error = ""
         self._reported_at: dict[str, float] = {}
 
-    def _new_queue(self) -> Batcher | SpoolQueue:
+    def _new_queue(self, lock: threading.RLock) -> Batcher | SpoolQueue:
         limits = self.limits
         if self._spool is None:
             return Batcher(
                 max_batch_bytes=limits.max_batch_bytes,
                 batch_interval=limits.batch_interval,
                 max_queue_bytes=limits.max_queue_bytes,
-                lock=self._lock,
+                lock=lock,
             )
         return SpoolQueue(
             self._spool,
@@ -184,185 +152,31 @@ class DeliveryWorker:
             max_spool_bytes=limits.max_spool_bytes,
             max_queue_bytes=limits.max_queue_bytes,
             report=self._report,
-            lock=self._lock,
+            lock=lock,
         )
 
     def __repr__(self) -> str:
-        return f"<DeliveryWorker to {self._transport!r}: {self._queue!r}>"
-
-    # --- taking events in ---
-
-    def put(self, event: bytes, *, run: str | None = None, background: bool = True) -> bool:
-        """
-        Take one encoded event.
-
-        Blocks for at most ``block_timeout``, and only where the policy is
-        ``block``, the queue is full, the server takes lines, and the calling
-        thread runs no event loop.
-
-        Args:
-            event: One JSON object as UTF-8.
-            run: Id of the flow run that it belongs to, for `put_last`.
-            background: Whether a thread is to send it; without, `send_now` must be called.
-
-        Returns:
-            Whether it was taken; if not, it is counted and told to the server.
-        """
-        if os.getpid() != self._producer.pid:  # a fork that ran no hooks
-            self.reset_after_fork()
-        lock = self._lock
-        if lock._is_owned():  # type: ignore[attr-defined]  # noqa: SLF001 - what threading.Condition asks, too
-            # This thread was interrupted inside `put` by a finalizer or a signal
-            # handler: the interrupted call takes this event in before it returns.
-            self._reentered.append((event, run))
-            return True
-        with lock:
-            taken, wake = self._admit(event, run)
-            if self._reentered:
-                wake |= self._admit_reentered()
-        if taken is None:
-            taken, wake = self._admit_later(event, run)
-        if wake or not taken or self._told_of_drops != self._drops:
-            self._after_put(taken=taken, wake=wake and background)
-        return taken
-
-    def _after_put(self, *, taken: bool, wake: bool) -> None:
-        """Do what must not be done under the lock."""
-        if wake:
-            self._wake_up()
-        if not taken or self._told_of_drops != self._drops:
-            self._tell_of_drops()
-
-    def put_first(self, event: bytes, run: str, *, background: bool = True) -> bool:
-        """Take the event with which a flow run begins, and count the run's events from it on."""
-        with self._lock:
-            self._lines_of.setdefault(run, 0)
-        return self.put(event, run=run, background=background)
-
-    def put_last(self, event: LogEvent, run: str, max_bytes: int, *, background: bool = True) -> bool:
-        """
-        Take the event with which a flow run ends, and tell in it how many there were.
-
-        Its attribute ``runlog.run.lines`` counts the events of the run, and of
-        the flow runs inside it, that this worker took since `put_first`, this
-        one included: so the server can prove that it has all of them. A run
-        that began in another process is not counted.
-        """
-        if run not in self._lines_of:
-            return self.put(encode_event(event, max_bytes), background=background)
-        with self._lock:
-            # Within the lock, so that no other thread's event of the run comes in between.
-            event.attributes["runlog.run.lines"] = lines = self._lines_of.pop(run) + 1
-            parent = self._open_run_of(event.parent_flow_run_id)
-            if parent is not None:
-                self._lines_of[parent] += lines - 1  # this event is added as it is taken
-                self._ended_in[run] = parent
-                if len(self._ended_in) > MAX_ENDED_RUNS:
-                    del self._ended_in[next(iter(self._ended_in))]
-            taken, wake = self._admit(encode_event(event, max_bytes), parent, final=True)
-            wake |= self._admit_reentered()
-        self._after_put(taken=bool(taken), wake=wake and background)
-        return bool(taken)
+        return f"<DeliveryWorker to {self._transport!r}: {self._intake.queue!r}>"
 
     def _wake_up(self) -> None:
         self._wake.put(None)
         if self._thread is None:
             self._start()
 
-    def _tell_of_drops(self) -> None:
-        self._told_of_drops = self._drops
+    def _tell_of_drops(self, count: int) -> None:
         full = (
             f"the spool of {self.limits.max_spool_bytes} bytes"
-            if self._queue.drop_reason == "spool_full"
+            if self._intake.queue.drop_reason == "spool_full"
             else f"the queue of {self.limits.max_queue_bytes} bytes"
         )
         self._report(
-            "full",
-            f"{full} is full: {self._told_of_drops} lines were dropped so far, and the server will be told",
+            "full", f"{full} is full: {count} lines were dropped so far, and the server will be told"
         )
-
-    def _admit(self, event: bytes, run: str | None, *, final: bool = False) -> tuple[bool | None, bool]:
-        """
-        Queue the event or drop it by policy. Holds the lock.
-
-        Returns:
-            Whether it was taken, `None` if the caller should wait for room; and
-            whether the sender must be woken.
-        """
-        waiting = self._queue
-        now = self._clock()
-        if waiting.has_room(len(event)):
-            return True, self._accept(event, run, now)
-        if self.limits.when_full == "drop_oldest":
-            reason = waiting.drop_reason
-            dropped = waiting.drop_oldest(len(event), reason)
-            self._dropped[reason] += dropped
-            self._drops += dropped
-            if waiting.has_room(len(event)):
-                return True, self._accept(event, run, now)
-            # All that is held is in flight.
-        elif self.limits.when_full == "block" and self._may_wait() and not final:
-            return None, False
-        return self._drop_new(now)
-
-    def _admit_reentered(self) -> bool:
-        """Queue what calls that interrupted a `put` left here. Holds the lock; returns whether to wake."""
-        wake = False
-        while self._reentered:
-            event, run = self._reentered.popleft()
-            now = self._clock()
-            if self._queue.has_room(len(event)):
-                wake |= self._accept(event, run, now)
-            else:
-                wake |= self._drop_new(now)[1]
-        return wake
-
-    def _accept(self, event: bytes, run: str | None, now: float) -> bool:
-        self._accepted += 1
-        if self._lines_of and (counted := self._open_run_of(run)) is not None:
-            self._lines_of[counted] += 1
-        return self._queue.add(event, now=now)
-
-    def _open_run_of(self, run: str | None) -> str | None:
-        """Return the run, or that around it which has not ended; `None` if none is counted."""
-        while run is not None and run not in self._lines_of:
-            run = self._ended_in.get(run)
-        return run
-
-    def _drop_new(self, now: float) -> tuple[bool, bool]:
-        reason = self._queue.drop_reason
-        self._dropped[reason] += 1
-        self._drops += 1
-        return False, self._queue.add_dropped(reason, now=now)
-
-    def _may_wait(self) -> bool:
-        """
-        Tell whether waiting for room can help and harms nobody.
-
-        It cannot help while the server takes nothing, and it must not hold up
-        an event loop, nor the thread that sends.
-        """
-        if self._failures or not self._sendable or self.is_own_thread:
-            return False
-        return asyncio._get_running_loop() is None  # noqa: SLF001 - documented for this use, and raises nothing
-
-    def _admit_later(self, event: bytes, run: str | None) -> tuple[bool, bool]:
-        deadline = self._clock() + self.limits.block_timeout
-        self._wake_up()
-        while True:
-            with self._progress:
-                remaining = deadline - self._clock()
-                if remaining > 0:
-                    self._progress.wait(remaining)
-            with self._lock:
-                taken, wake = self._admit(event, run, final=remaining <= 0)
-            if taken is not None:
-                return taken, wake
 
     # --- the thread ---
 
     def _start(self) -> None:
-        with self._lock:
+        with self._intake.lock:
             if self._thread is not None:
                 return
             # In an empty context: what this thread does belongs to no run.
@@ -373,9 +187,15 @@ class DeliveryWorker:
                 daemon=True,
             )
             self._thread = thread
+            self._sync_end = threading.Event()
         lifecycle.watch_multiprocessing()
         try:
             thread.start()
+            if self.limits.durability == "sync":
+                # Of its own, because the other may wait for a server that does not answer.
+                target = contextvars.Context().run
+                args = (self._sync_again, self._sync_end)
+                threading.Thread(target=target, args=args, name="runlog-sync", daemon=True).start()
         except RuntimeError:
             # The interpreter is ending (3.12 refuses threads then): whoever drains sends in its own thread.
             self._thread = None
@@ -387,13 +207,10 @@ class DeliveryWorker:
 
     def _run(self, generation: int) -> None:
         self._sender_ident = threading.get_ident()
-        syncs = self.limits.durability == "sync"
         while self._generation == generation:
             try:
                 with self._send_lock:
                     pause = self._step(TOTAL_TIMEOUT)
-                if syncs and self._sync():
-                    pause = SYNC_INTERVAL if pause is None else min(pause, SYNC_INTERVAL)
             except Exception as error:  # a defect of ours must not end delivery
                 self._failed(Answer(None, detail=f"{type(error).__name__}: {error}"))
                 pause = self._backoff.maximum
@@ -413,10 +230,10 @@ class DeliveryWorker:
         now = self._clock()
         if now < self._retry_at:
             return self._retry_at - now
-        with self._lock:
-            self._admit_reentered()
-            due = float("-inf") if self._lane.is_sending else self._queue.next_due()
-            if due is not None and self._flush_seq >= self._queue.first_seq:
+        with self._intake.lock:
+            self._intake.admit_reentered()
+            due = float("-inf") if self._lane.is_sending else self._intake.queue.next_due()
+            if due is not None and self._flush_seq >= self._intake.queue.first_seq:
                 due = float("-inf")
         is_due = due is not None and due <= now
         if self._spool is not None and (is_due or self._backlogs or now >= self._look_for_backlogs_at):
@@ -441,14 +258,14 @@ class DeliveryWorker:
         batch = self._lane.next_batch()
         assert batch is not None, "what is due is there to be taken by whoever holds the send lock"
         answer = self._transport.send(self._producer, batch, timeout=timeout)
-        with self._lock:
+        with self._intake.lock:
             outcome = self._lane.answered(answer)
-        self._queue.clean()
+        self._intake.queue.clean()
         self._note(answer, outcome, self._producer)
         if outcome.acked is not None:
-            with self._progress:
+            with self._intake.progress:
                 self._acked_seq = outcome.acked
-                self._progress.notify_all()
+                self._intake.progress.notify_all()
 
     def _note(self, answer: Answer, outcome: Outcome, producer: Producer) -> None:
         """Take note of what an answer means for the target, whoever's batch it was for."""
@@ -461,7 +278,7 @@ class DeliveryWorker:
         elif outcome.verdict is Verdict.RESUME:
             self._report("resume", f"{self._transport.target} has forgotten lines that it had; continuing")
         if outcome.rejected is not None:
-            self._dropped["rejected"] += 1
+            self._rejected += 1
             kept = self._bury(producer, *outcome.rejected, answer.detail)
             self._report("rejected", f"the server refused a line, which is counted{kept}: {answer.detail}")
 
@@ -488,19 +305,22 @@ class DeliveryWorker:
                 f"lines cannot be sent to {self._transport.target}: {answer.detail}; "
                 "they are kept and sent later",
             )
-        with self._progress:
-            self._progress.notify_all()
+        with self._intake.progress:
+            self._intake.progress.notify_all()
 
-    def _sync(self) -> bool:
-        """Let what was taken survive a power cut; returns whether there was anything."""
-        with self._lock:
-            descriptors = self._queue.unsynced()
+    def _sync_again(self, end: threading.Event) -> None:
+        while not end.wait(SYNC_INTERVAL):
+            self._sync()
+
+    def _sync(self) -> None:
+        """Let what was taken survive a power cut."""
+        with self._intake.lock:
+            descriptors = self._intake.queue.unsynced()
         for descriptor in descriptors:
             try:
                 sync_and_close(descriptor)
             except OSError as error:
                 self._report("sync", f"the spool {self._spool} cannot be synced: {error.strerror}")
-        return bool(descriptors)
 
     # --- what other processes left behind ---
 
@@ -540,9 +360,9 @@ class DeliveryWorker:
         if self.is_own_thread:
             return False
         deadline = self._clock() + (self.limits.shutdown_timeout if timeout is None else timeout)
-        with self._lock:
-            self._admit_reentered()
-            target = self._queue.next_seq - 1
+        with self._intake.lock:
+            self._intake.admit_reentered()
+            target = self._intake.queue.next_seq - 1
         if self._acked_seq >= target:
             return True
         if self.limits.durability == "sync":
@@ -559,8 +379,8 @@ class DeliveryWorker:
         if thread is None or not thread.is_alive():
             self._drain(target, deadline)
             return self._acked_seq >= target
-        with self._progress:
-            return self._progress.wait_for(
+        with self._intake.progress:
+            return self._intake.progress.wait_for(
                 lambda: self._acked_seq >= target, timeout=max(0.0, deadline - self._clock())
             )
 
@@ -586,8 +406,8 @@ class DeliveryWorker:
         For ``mode="sync"``. Arguments and answer are those of `flush`.
         """
         deadline = self._clock() + (self.limits.shutdown_timeout if timeout is None else timeout)
-        with self._lock:
-            target = self._queue.next_seq - 1
+        with self._intake.lock:
+            target = self._intake.queue.next_seq - 1
         if self._acked_seq < target and self._transport.target is not None:
             self._flush_seq = target
             self._retry_at = min(self._retry_at, max(self._clock(), self._not_before))
@@ -605,9 +425,10 @@ class DeliveryWorker:
             What `flush` returned.
         """
         flushed = self.flush(timeout)
-        with self._lock:
+        with self._intake.lock:
             thread, self._thread = self._thread, None
             self._generation += 1  # the thread ends when it looks next; another may start at once
+            self._sync_end.set()
         self._wake.put(None)
         if thread is not None and thread is not threading.current_thread():
             # A thread that waits for a server which does not answer ends by itself later; it is a daemon.
@@ -615,7 +436,7 @@ class DeliveryWorker:
         if thread is None or not thread.is_alive():
             self._transport.close()
         self.tidy()
-        if flushed and self._queue.held:
+        if flushed and self._intake.queue.held:
             self._start()
         return flushed
 
@@ -643,8 +464,8 @@ class DeliveryWorker:
         if self._transport.target is None or not self._send_lock.acquire(timeout=timeout):
             return
         try:
-            with self._lock:
-                next_seq = self._queue.next_seq
+            with self._intake.lock:
+                next_seq = self._intake.queue.next_seq
                 is_done = 0 < next_seq == self._acked_seq + 1
             if is_done and not self._failures:
                 self._transport.send(self._producer, Batch(next_seq, (), closing=True), timeout=timeout)
@@ -652,19 +473,25 @@ class DeliveryWorker:
             self._send_lock.release()
 
     def tidy(self) -> None:
-        """Delete from disk what the server has, for the end of the program or a handler; does not wait."""
+        """
+        Leave on disk what the server has not, and nothing else; does not wait.
+
+        For the end of the program or of a handler.
+        """
         if self._send_lock.acquire(blocking=False):
             try:
-                with self._lock:
-                    if not self._queue.held:
-                        self._queue.close(self._acked_seq)
+                with self._intake.lock:
+                    if self._intake.queue.held:
+                        self._intake.queue.save(self._clock())
+                    else:
+                        self._intake.queue.close(self._acked_seq)
             finally:
                 self._send_lock.release()
 
     def reset_after_fork(self) -> None:
         """Start afresh in a child process: what waits belongs to the parent, which still has it."""
         self._transport.forget_connections()
-        self._queue.abandon()
+        self._intake.queue.abandon()
         for _, backlog in self._backlogs:
             backlog.close()
         self._reset()
@@ -679,15 +506,15 @@ class DeliveryWorker:
         flight, ``dropped`` counts by reason; ``acked`` is the seq up to which
         the server has everything, -1 for nothing.
         """
-        with self._lock:
+        with self._intake.lock:
             return {
                 "target": self._transport.target,
                 "producer": self._producer.id,
-                "accepted": self._accepted,
+                "accepted": self._intake.accepted,
                 "acked": self._acked_seq,
-                "queued": self._queue.held,
-                "queued_bytes": self._queue.held_bytes,
-                "dropped": dict(self._dropped),
+                "queued": self._intake.queue.held,
+                "queued_bytes": self._intake.queue.held_bytes,
+                "dropped": self._intake.dropped | ({"rejected": self._rejected} if self._rejected else {}),
                 "last_error": self._last_error,
             }
 
@@ -696,7 +523,7 @@ class DeliveryWorker:
         left = self.statistics()
         if not left["queued"]:
             return
-        if self._queue.survives:
+        if self._intake.queue.survives:
             if left["target"] is not None:
                 self._report(
                     "undelivered",
@@ -726,7 +553,7 @@ class DeliveryWorker:
             timeout: Most seconds to wait for a batch that is on its way, and to count them.
         """
         target = self._transport.target
-        if self._spool is None or target is None or not self._accepted or not self._backlogs:
+        if self._spool is None or target is None or not self._intake.accepted or not self._backlogs:
             return
         if self._send_lock.acquire(timeout=timeout):
             try:

@@ -354,10 +354,6 @@ def test_a_kill_in_every_request(make_world, fault):
         world.recover()
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="what was taken from memory is not written to the disk that has room again, and is lost with the process",
-)
 @pytest.mark.parametrize("is_killed", [True, False], ids=["killed", "ended"])
 def test_a_batch_on_its_way_is_written_when_there_is_room(make_world, is_killed):
     """Lines of a full disk's time that were sent in vain are on the disk once it takes lines again."""

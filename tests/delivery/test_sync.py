@@ -143,10 +143,6 @@ def _is_covered_later(files, worker):
     return files.wait_until_synced(NEVER)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="a line that wakes nobody is synced when its batch is due: `add` says so for the first that waits only",
-)
 def test_a_later_line_is_covered_without_a_flush(files, make_worker):
     """A line that joins others which wait is synced within the interval, not when the batch is due."""
     worker = make_worker()
@@ -154,9 +150,6 @@ def test_a_later_line_is_covered_without_a_flush(files, make_worker):
     assert _is_covered_later(files, worker)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="the thread sleeps until the next try, which may be 30 s, or an hour by Retry-After"
-)
 def test_a_line_is_covered_while_the_server_is_away(files, make_worker):
     """A line that is logged between two tries is synced within the interval."""
     worker = make_worker(InMemoryTransport(answers=[Answer(500)] * 99), batch_interval=0)
@@ -165,9 +158,6 @@ def test_a_line_is_covered_while_the_server_is_away(files, make_worker):
     assert _is_covered_later(files, worker), "the second does not"
 
 
-@pytest.mark.xfail(
-    strict=True, reason="the thread that syncs is the one that waits for the answer, up to 10 s"
-)
 def test_a_line_is_covered_while_the_server_does_not_answer(files, make_worker):
     """A line that is logged while a request is under way is synced within the interval."""
     transport = SilentTransport()
@@ -181,7 +171,6 @@ def test_a_line_is_covered_while_the_server_does_not_answer(files, make_worker):
         transport.go_on.set()
 
 
-@pytest.mark.xfail(strict=True, reason="the names of directories that are made for the spool are not synced")
 def test_new_directories_are_covered(files, make_worker, tmp_path):
     """A segment in a directory that was just made is not lost with the name of the directory."""
     worker = make_worker(directory=tmp_path / "home" / "spool" / "local")

@@ -451,7 +451,7 @@ def test_a_finalizer_that_logs_inside_put(make_worker, monkeypatch):
     """A line logged by a finalizer, while this thread is inside `put`, is kept and nothing locks up."""
     transport = InMemoryTransport()
     worker = make_worker(transport, max_queue_bytes=room_for(3), when_full="drop_newest")
-    admit = worker._queue.add
+    admit = worker._intake.queue.add
     depth = []
 
     class Noisy:
@@ -466,7 +466,7 @@ def test_a_finalizer_that_logs_inside_put(make_worker, monkeypatch):
             gc.collect()
         return admit(data, now=now)
 
-    monkeypatch.setattr(worker._queue, "add", add)
+    monkeypatch.setattr(worker._intake.queue, "add", add)
     assert worker.put(event("x"), background=False)
     assert worker.send_now(WAIT)
     assert transport.messages == ["x", "0", "1"]
@@ -595,7 +595,7 @@ def test_a_line_put_while_closing(make_worker):
         def put(self, item):
             wake.put(item)
             if worker._thread is None:
-                worker._queue.add(event("late"), now=0.0)
+                worker._intake.queue.add(event("late"), now=0.0)
 
     wake, worker._wake = worker._wake, Late()
     worker._wake.get, worker._wake.get_nowait = wake.get, wake.get_nowait
