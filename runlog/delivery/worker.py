@@ -130,6 +130,7 @@ class DeliveryWorker:
         self._generation = 0
         # Set to end the thread that syncs.
         self._sync_end = threading.Event()
+        self._sync_thread: threading.Thread | None = None
         self._sendable = True
         self._rejected = 0
         self._last_error = ""
@@ -195,7 +196,9 @@ class DeliveryWorker:
                 # Of its own, because the other may wait for a server that does not answer.
                 target = contextvars.Context().run
                 args = (self._sync_again, self._sync_end)
-                threading.Thread(target=target, args=args, name="runlog-sync", daemon=True).start()
+                syncing = threading.Thread(target=target, args=args, name="runlog-sync", daemon=True)
+                syncing.start()
+                self._sync_thread = syncing
         except RuntimeError:
             # The interpreter is ending (3.12 refuses threads then): whoever drains sends in its own thread.
             self._thread = None
@@ -427,9 +430,12 @@ class DeliveryWorker:
         flushed = self.flush(timeout)
         with self._intake.lock:
             thread, self._thread = self._thread, None
+            syncing, self._sync_thread = self._sync_thread, None
             self._generation += 1  # the thread ends when it looks next; another may start at once
             self._sync_end.set()
         self._wake.put(None)
+        if syncing is not None:
+            syncing.join(timeout=1.0)
         if thread is not None and thread is not threading.current_thread():
             # A thread that waits for a server which does not answer ends by itself later; it is a daemon.
             thread.join(timeout=1.0 if flushed else 0.0)
