@@ -96,6 +96,8 @@ class Receipt(msgspec.Struct):
     dropped_at_most: int
     truncated: int
     missing: int
+    removed: int
+    """Lines that were stored, and that retention took away since."""
     dropped_by_reason: dict[str, int]
 
 
@@ -131,6 +133,7 @@ def receipt_of(
         dropped_at_most=sum(producer.dropped_at_most for producer in producers),
         truncated=sum(share.truncated for share in shares),
         missing=sum(part.length for share in shares for part in share.missing),
+        removed=sum(share.removed for share in shares),
         dropped_by_reason=dict(sorted(by_reason.items())),
     )
 
@@ -171,7 +174,7 @@ def _at_most(share: ProducerShare) -> dict[str, int]:
     """
     found = share.dropped_by_reason
     if share.expected is not None and share.arrived == share.stored:
-        short = max(0, share.expected - share.arrived)
+        short = max(0, share.expected - share.arrived - share.removed)
         found = {
             reason: min(count, short) if reason in COUNTED_DROPS else count for reason, count in found.items()
         }
@@ -205,7 +208,10 @@ def _losses(run: RunSummary, shares: Sequence[ProducerShare]) -> Iterator[str]:
             yield f"{_lines(share.elsewhere)} of {who} went to another server"
         for part in share.missing:
             yield f"{_lines(part.length)} of {who} missing: seq {part.first_seq} to {part.last_seq}"
-        if share.expected is not None and share.expected != share.arrived:
+        if share.removed:
+            yield f"{_lines(share.removed)} of {who} were stored and have been removed since, by retention"
+        # Whether what was removed came before the end of the run or after it is not known any more.
+        if share.expected is not None and not 0 <= share.expected - share.arrived <= share.removed:
             yield f"{who} sent {_lines(share.expected)} of this run, {share.arrived:,} are stored"
 
 
@@ -218,7 +224,7 @@ def _losses_below(runs: Sequence[tuple[RunSummary, Sequence[ProducerShare]]]) ->
         elif run.state in FINAL_STATES and run.opened is None:
             yield f"the line that began {who}, which was opened in it, is not stored"
         for share in shares:
-            if share.expected is not None and share.expected != share.arrived:
+            if share.expected is not None and not 0 <= share.expected - share.arrived <= share.removed:
                 yield (
                     f"producer {share.producer} sent {_lines(share.expected)} of {who}, "
                     f"{share.arrived:,} are stored"

@@ -30,7 +30,7 @@ from runlog.records import DropMarker
 from runlog.server.query import Position
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from runlog.records import EventBatch, LogEvent
     from runlog.server.keys import ApiKey
@@ -172,6 +172,24 @@ class LogStorage(ABC):
     A store of lines and of the runs that they tell about.
 
     Methods may be called by many tasks of one event loop at the same time.
+class Pruned(NamedTuple):
+    """What a step of `LogStorage.prune` took away."""
+
+    lines: int
+    runs: int
+    after: Position | None
+    """Where to go on; `None` if there is nothing more to look at."""
+
+
+class Size(NamedTuple):
+    """How much space a store takes."""
+
+    used_bytes: int
+    """For lines and what belongs to them."""
+    file_bytes: int
+    """On the disk, with what is free for lines to come."""
+
+
     `open` comes first and `close` last, each once.
 
     Raises:
@@ -311,3 +329,26 @@ def says_goodbye(batch: EventBatch, mark: int) -> bool:
 def run_position(run: RunSummary) -> RunPosition:
     """Return a run's place in the order of runs."""
     return RunPosition(run.started_ns, run.id, run.kind)
+    @abstractmethod
+    async def read_size(self) -> Size:
+        """Measure."""
+
+    @abstractmethod
+    async def prune(
+        self, keep_from_ns: Sequence[int | None], *, after: Position | None = None, limit: int = 1000
+    ) -> Pruned:
+        """
+        Take some old lines away, and runs that have no lines left.
+
+        Looks at a bounded number of lines, from the oldest on, so that a call takes
+        some ten milliseconds. The newest line stays in any case. What is taken away
+        is not missing in a receipt.
+
+        Args:
+            keep_from_ns: For each of `runlog.server.run_summary.LEVELS`, the time
+                before which lines go, if timestamp and arrival are both before it; in
+                nanoseconds since the epoch. `None`: all of them stay.
+            after: Where the call before has stopped.
+            limit: Most lines to look at.
+        """
+

@@ -11,16 +11,20 @@ from __future__ import annotations
 import heapq
 import secrets
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from runlog.server.run_summary import FINISHED, merge, summarise
+from runlog.server.counting import Histogram, LineCount, TimeCount, choose_width
+from runlog.server.patterns import TimeLimit
+from runlog.server.run_summary import FINISHED, level_index, merge, summarise
 from runlog.server.storage.base import (
     Appended,
     Arrivals,
     LogStorage,
     ProducerGapError,
     RunSet,
+    Pruned,
     Statistics,
+    Size,
     StoredLine,
     clip_drops,
     run_position,
@@ -38,11 +42,11 @@ from runlog.server.storage.shares import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from runlog.records import DropMarker, EventBatch
     from runlog.server.keys import ApiKey
-    from runlog.server.query import Condition, LogQuery
+    from runlog.server.query import Condition, LogQuery, Position
     from runlog.server.run_summary import Kind, RunSummary
     from runlog.server.storage.base import RunQuery
 
@@ -57,6 +61,15 @@ class _Producer:
 
 class MemoryStorage(LogStorage):
     """Keeps lines in memory. Not thread-safe: one event loop."""
+class _Removed(NamedTuple):
+    """What is left of a line that was taken away."""
+
+    producer: str
+    seq: int
+    flow_run_id: str | None
+    task_run_id: str | None
+
+
 
     location = "memory"
     schema_version = 0
@@ -70,6 +83,7 @@ class MemoryStorage(LogStorage):
         self._keys: dict[str, ApiKey] = {}
 
     def __repr__(self) -> str:
+        self._removed: list[_Removed] = []
         return f"<MemoryStorage with {len(self._lines)} lines>"
 
     def may_have_keys(self) -> bool:
@@ -216,7 +230,7 @@ class MemoryStorage(LogStorage):
             claimed = claimed_lines(event.event_name, event.attributes)
             if claimed is not None and (event.task_run_id or event.flow_run_id) == run_id:
                 claims[line.producer] = Claim(line.seq, claimed).and_before(claims.get(line.producer))
-        period = Period.of([run for run in self._runs.values() if run.id == run_id]) if lines else None
+        period = Period.of([run for run in self._runs.values() if run.id == run_id]) if shares else None
         return [
             self._explain(share, claims.get(share.producer), lines, period)
             for share in shares
@@ -262,11 +276,17 @@ class MemoryStorage(LogStorage):
             arrived=sum(line.producer == share.producer and line.seq <= claim.seq for line in lines)
             if claim is not None
             else 0,
+        removed = [
+            line
+            for line in self._removed
+            if line.flow_run_id in runs.flow_run_ids or line.task_run_id in runs.task_run_ids
+        ]
         )
 
     async def read_statistics(self) -> Statistics:
         """Count."""
         return Statistics(runs=len(self._runs), lines=len(self._lines))
+            + [ProducerShare(line.producer, line.seq, line.seq, 0, 0, removed=1) for line in removed]
 
     async def read_keys(self) -> list[ApiKey]:
         """Copy the list."""
@@ -285,3 +305,53 @@ class MemoryStorage(LogStorage):
         for key_id, last_used_ns in used_ns.items():
             if key_id in self._keys:
                 self._keys[key_id] = replace(self._keys[key_id], last_used_ns=last_used_ns)
+        stored += [SeqRange(line.seq, line.seq) for line in self._removed if line.producer == share.producer]
+    async def read_size(self) -> Size:
+        """Tell nothing: nobody knows what an object takes."""
+        return Size(0, 0)
+
+    async def prune(
+        self, keep_from_ns: Sequence[int | None], *, after: Position | None = None, limit: int = 1000
+    ) -> Pruned:
+        """Look at every line."""
+        waiting = sorted(
+            (line for line in self._lines if after is None or line.position > after),
+            key=lambda line: line.position,
+        )
+        newest = max(self._lines, key=lambda line: self._arrivals[line.producer, line.seq], default=None)
+        gone = set()
+        for line in waiting[:limit]:
+            keep_ns = keep_from_ns[level_index(line.event.level)]
+            if (
+                keep_ns is not None
+                and max(line.event.timestamp_ns, line.observed_ns) < keep_ns
+                and line is not newest
+            ):
+                event = line.event
+                gone.add((line.producer, line.seq))
+                self._removed.append(_Removed(line.producer, line.seq, event.flow_run_id, event.task_run_id))
+        self._lines = [line for line in self._lines if (line.producer, line.seq) not in gone]
+        runs = len(self._runs)
+        if gone:
+            self._remove_runs()
+        rest = waiting[limit - 1].position if len(waiting) > limit else None
+        return Pruned(len(gone), runs - len(self._runs), rest)
+
+    def _remove_runs(self) -> None:
+        """Forget runs that have no lines, and in which no run is left."""
+        alive = {("flow", line.event.flow_run_id) for line in self._lines}
+        alive |= {("task", line.event.task_run_id) for line in self._lines}
+        while True:
+            parents = {run.parent_id for run in self._runs.values()}
+            kept = {key: run for key, run in self._runs.items() if key in alive or run.id in parents}
+            if len(kept) == len(self._runs):
+                break
+            self._runs = kept
+        known = {run.id for run in self._runs.values()}
+        self._removed = [
+            line
+            if line.flow_run_id in known or line.task_run_id in known
+            else _Removed(line.producer, line.seq, None, None)
+            for line in self._removed
+        ]
+

@@ -15,14 +15,14 @@ from runlog.server.query import AllOf
 from runlog.server.storage.base import LogStorage, RunQuery, Statistics
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from runlog.records import EventBatch
     from runlog.server.keys import ApiKey
     from runlog.server.principal import Principal
-    from runlog.server.query import Condition, LogQuery
+    from runlog.server.query import Condition, LogQuery, Position
     from runlog.server.run_summary import RunSummary
-    from runlog.server.storage.base import Appended, Arrivals, StoredLine
+    from runlog.server.storage.base import Appended, Arrivals, Pruned, Size, StoredLine
     from runlog.server.storage.shares import ProducerShare
 
 
@@ -138,6 +138,20 @@ def bound_to(principal: Principal) -> str:
     parts = []
     if principal.flow_run_id is not None:
         parts.append(f"flow run {principal.flow_run_id}")
+    async def read_size(self) -> Size:
+        """Refuse."""
+        self._refuse()
+
+    async def prune(
+        self,
+        keep_from_ns: Sequence[int | None],  # noqa: ARG002 - refused, whatever it is
+        *,
+        after: Position | None = None,  # noqa: ARG002 - the same
+        limit: int = 1000,  # noqa: ARG002 - the same
+    ) -> Pruned:
+        """Refuse."""
+        self._refuse()
+
     if principal.flow_name is not None:
         parts.append(f"flow {principal.flow_name!r}")
     return " and ".join(parts) or "nothing"

@@ -108,12 +108,14 @@ class ProducerShare:
     Its last line of the run ended a run, it said goodbye, or it has sent a line that
     is later than the run.
     """
+    removed: int = 0
+    """Lines of the runs that were stored, and were taken away since; they lie in the range as well."""
 
     @property
     def is_alone(self) -> bool:
         """Whether no line of another run, nor of none, is stored between the first line and the last."""
         known = self.stored + sum(marker.count for marker in self.drops)
-        known += sum(part.length for part in self.missing)
+        known += sum(part.length for part in self.missing) + self.removed
         return known > self.last_seq - self.first_seq
 
     @property
@@ -168,6 +170,7 @@ def merge_shares(shares: Sequence[ProducerShare]) -> list[ProducerShare]:
                 last_seq=max(known.last_seq, share.last_seq),
                 stored=known.stored + share.stored,
                 truncated=known.truncated + share.truncated,
+                removed=known.removed + share.removed,
             )
         )
     return [merged[producer] for producer in sorted(merged)]

@@ -17,12 +17,16 @@ from runlog.exceptions import StorageError
 from runlog.server.query import RunIn, Sql
 from runlog.server.storage.base import (
     MAX_TREE_RUNS,
+    Pruned,
     LogStorage,
+    Size,
     RunSet,
     Statistics,
 )
 from runlog.server.storage.sqlite.arrivals import arrival_before, last_arrival, read_arrivals
 from runlog.server.storage.sqlite.file import FileLock, prepare_file, storage_errors
+from runlog.server.storage.sqlite.lines import count_lines, read_histogram, read_line, read_lines, run_parts
+from runlog.server.storage.sqlite.pruning import USED_BYTES, delete_lines, find_old_lines
 from runlog.server.storage.sqlite.keys import SELECT_KEYS, UPSERT_KEY, key_of_row, key_row
 from runlog.server.storage.sqlite.reader import ReaderPool
 from runlog.server.storage.sqlite.rows import LINE_COLUMNS, RUN_COLUMNS, run_of_row, stored_lines
@@ -31,12 +35,12 @@ from runlog.server.storage.sqlite.shares import read_shares
 from runlog.server.storage.sqlite.writer import Writer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from runlog.records import EventBatch
     from runlog.server.keys import ApiKey
-    from runlog.server.query import Condition, LogQuery
+    from runlog.server.query import Condition, LogQuery, Position
     from runlog.server.run_summary import RunSummary
     from runlog.server.storage.base import Appended, Arrivals, RunQuery, StoredLine
     from runlog.server.storage.shares import ProducerShare
@@ -61,6 +65,7 @@ class SQLiteStorage(LogStorage):
         self._lock: FileLock | None = None
         self._writer: Writer | None = None
         self._readers: ReaderPool | None = None
+        self._pruning = asyncio.Lock()
 
     def __repr__(self) -> str:
         return f"<SQLiteStorage {'closed' if self._writer is None else 'open'} at {self._path}>"
@@ -223,6 +228,29 @@ class SQLiteStorage(LogStorage):
         if self._writer is None:
             raise self._closed()
         return await self._writer.run(change, asyncio.get_running_loop())
+
+    async def read_size(self) -> Size:
+        """Ask SQLite for its pages, and the file system for the files' sizes."""
+        (row,) = await self._reading.ask(lambda reader: reader.all(USED_BYTES))
+        files = (self._path, self._path.with_name(f"{self._path.name}-wal"))
+        return Size(int(row[0]), sum(file.stat().st_size for file in files if file.exists()))
+
+    async def prune(
+        self, keep_from_ns: Sequence[int | None], *, after: Position | None = None, limit: int = 1000
+    ) -> Pruned:
+        """Let a reader find the lines and the writer delete them; one call at a time."""
+        writer = self._writer
+        async with self._pruning:
+            found = await self._reading.ask(lambda reader: find_old_lines(reader, keep_from_ns, after, limit))
+            if not found.lines or writer is None:
+                return Pruned(0, 0, found.after)
+
+            def change(connection: sqlite3.Connection) -> Pruned:
+                lines, runs = delete_lines(connection, found.lines)
+                writer.forget_runs(runs)
+                return Pruned(lines, len(runs), found.after)
+
+            return await self._write(change)
 
 
 # --- SQL ----------------------------------------------------------------------------------------------

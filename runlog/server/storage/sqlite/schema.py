@@ -30,8 +30,8 @@ The version with ``api_keys``:
 
 - ``api_keys`` is `runlog.server.keys.ApiKey`; permissions are joined by spaces.
 - What retention took away is no loss: ``removed`` has the seqs, in ranges of which
-  no two touch, and ``removed_of_runs`` how many lines of which run they were (the
-  innermost, as above).
+  no two touch, and ``removed_of_runs`` how many lines of which runs they were, and
+  the first and the last of them.
 
 The version with ``store``:
 
@@ -161,11 +161,15 @@ MIGRATIONS = (
         PRIMARY KEY (producer, first_seq)
     ) WITHOUT ROWID;
     CREATE TABLE removed_of_runs (
-        run INTEGER NOT NULL,
+        flow_run INTEGER,
+        task_run INTEGER,
         producer INTEGER NOT NULL,
         lines INTEGER NOT NULL,
-        PRIMARY KEY (run, producer)
-    ) WITHOUT ROWID;
+        first_seq INTEGER NOT NULL,
+        last_seq INTEGER NOT NULL
+    );
+    CREATE INDEX removed_of_flow_runs ON removed_of_runs (flow_run) WHERE flow_run IS NOT NULL;
+    CREATE INDEX removed_of_task_runs ON removed_of_runs (task_run) WHERE task_run IS NOT NULL;
     """,
     """
     CREATE TABLE store (epoch TEXT NOT NULL);

@@ -58,6 +58,14 @@ def read_shares(reader: Reader, run_id: str, parts: Sequence[Sql]) -> list[Produ
             producer = reader.producer(key)
             keys[producer] = key
             counted.append(ProducerShare(producer, first, last, stored, truncated))
+        for key, first, last, removed in reader.all(
+            "SELECT producer, min(first_seq), max(last_seq), sum(lines) "  # noqa: S608 - as above
+            f"FROM removed_of_runs l WHERE {part.text} GROUP BY producer",
+            *part.parameters,
+        ):
+            producer = reader.producer(key)
+            keys[producer] = key
+            counted.append(ProducerShare(producer, first, last, 0, 0, removed=removed))
     if not counted:
         return []
     claims = _claims(reader, run_id)
@@ -149,10 +157,8 @@ def _later(reader: Reader, key: int, share: ProducerShare, period: Period) -> in
 
 
 def _is_settled(reader: Reader, key: int, share: ProducerShare, period: Period) -> bool:
-    (event_name,) = reader.all(
-        "SELECT event_name FROM logs WHERE producer = ? AND seq = ?", key, share.last_seq
-    )[0]
-    return event_name == FINISHED or _later(reader, key, share, period) is not None
+    last = reader.all("SELECT event_name FROM logs WHERE producer = ? AND seq = ?", key, share.last_seq)
+    return last == [(FINISHED,)] or _later(reader, key, share, period) is not None
 
 
 def _missing(
@@ -161,7 +167,21 @@ def _missing(
     ((stored,),) = reader.all(
         "SELECT count(*) FROM logs WHERE producer = ? AND seq BETWEEN ? AND ?", key, *within
     )
-    if stored + sum(marker.count for marker in drops) == within.length:
+    dropped = sum(marker.count for marker in drops)
+    if stored + dropped == within.length:
+        return ()
+    removed = [
+        SeqRange(max(first, within.first_seq), min(last, within.last_seq))
+        for first, last in reader.all(
+            # No two ranges touch, so that only the last that begins before can reach into this one.
+            "SELECT first_seq, last_seq FROM removed WHERE producer = ?1 AND first_seq <= ?3 "
+            "AND first_seq >= ifnull((SELECT max(first_seq) FROM removed "
+            "WHERE producer = ?1 AND first_seq <= ?2), ?2) AND last_seq >= ?2",
+            key,
+            *within,
+        )
+    ]
+    if stored + dropped + sum(part.length for part in removed) == within.length:
         return ()
     # Of seqs in a row, each is as far from its rank as the others.
     islands = reader.all(
@@ -170,7 +190,8 @@ def _missing(
         key,
         *within,
     )
-    return uncovered(within, [*(SeqRange(*row) for row in islands), *(range_of(marker) for marker in drops)])
+    known = [SeqRange(*row) for row in islands] + [range_of(marker) for marker in drops]
+    return uncovered(within, known + removed)
 
 
 def _arrived(reader: Reader, key: int, claim: Claim, share: ProducerShare, parts: Sequence[Sql]) -> int:

@@ -135,10 +135,10 @@ class Writer:
         Queue a change of anything but batches; the future has its result after the commit.
 
         It takes its turn among the batches, which wait for as long as it takes.
-        What is remembered of the tables is forgotten after it.
 
         Args:
-            change: Called in the writer's thread with its connection.
+            change: Called in the writer's thread with its connection. If it deletes
+                runs, it calls `forget_runs`.
             loop: The caller's.
             in_transaction: `False` for statements that allow none around them.
 
@@ -253,6 +253,7 @@ class Writer:
                 execute("UPDATE producers SET goodbye = 1 WHERE key = ?", (producer.key,))
             return Appended(mark - 1, mark)
         if producer is None:
+                    raise
             producer = self._new_producer(batch.producer, observed_ns)
         new = [(seq, event) for seq, event in batch.numbered() if seq >= mark]
         first_arrival = 0
@@ -321,6 +322,13 @@ class Writer:
             observed_ns,
         )
         return self._remember(self._producers, producer_id, _Producer(key, 0))
+    def forget_runs(self, keys: set[int]) -> None:
+        """Forget runs, and scopes of them, that are being deleted. For changes alone, see `run`."""
+        self._runs = {name: run for name, run in self._runs.items() if run.key not in keys}
+        self._scopes = {
+            scope: known for scope, known in self._scopes.items() if keys.isdisjoint(known[1:])
+        }
+
 
     def _logger(self, name: str) -> int:
         key = self._loggers.get(name)
