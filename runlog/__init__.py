@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from runlog.configuration import setup_logging
     from runlog.context import FlowRunContext, TaskRunContext, get_run_context
     from runlog.delivery import flush
-    from runlog.delivery.lifecycle import flush_on_sigterm
+    from runlog.delivery.sigterm import flush_on_sigterm
     from runlog.exceptions import MissingContextError
     from runlog.loggers import (
         LogEavesdropper,
@@ -48,7 +48,7 @@ _HOME_OF = {
     "TaskRunContext": "runlog.context",
     "get_run_context": "runlog.context",
     "flush": "runlog.delivery",
-    "flush_on_sigterm": "runlog.delivery.lifecycle",
+    "flush_on_sigterm": "runlog.delivery.sigterm",
     "MissingContextError": "runlog.exceptions",
     "LogEavesdropper": "runlog.loggers",
     "disable_logger": "runlog.loggers",
