@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import logging
 import re
+import time
+import uuid
+import zoneinfo
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from starlette.exceptions import HTTPException
 from starlette.routing import Route
 
 from runlog.exceptions import QueryError
-from runlog.records import format_timestamp
+from runlog.records import format_timestamp, parse_event_id
 from runlog.server.answers import RunAnswer, log_answer, run_answer
 from runlog.server.body import json_response
+from runlog.server.expression import parse_expression
 from runlog.server.query import (
     MAX_PAGE,
     AllOf,
@@ -40,11 +45,13 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
 
-    from runlog.server.query import Condition
-    from runlog.server.run_summary import RunSummary
-    from runlog.server.storage.base import LogStorage
+    from runlog.server.query import Condition, Order
+    from runlog.server.run_summary import RunSummary, State
+    from runlog.server.storage.base import LogStorage, StoredLine
 
 DEFAULT_LINES = 200
+DEFAULT_AROUND = 20
+MAX_AROUND = 1000
 DEFAULT_RUNS = 50
 MAX_RUNS = 1000
 
@@ -62,35 +69,90 @@ T = TypeVar("T", bound=str)
 
 # --- lines --------------------------------------------------------------------------------------------
 
-_RUN_PARAMETERS = frozenset({"kind", "state", "name", "parent", "limit", "cursor"})
 CONDITION_PARAMETERS = frozenset(
-    {"flow_run_id", "task_run_id", "level", "search", "task", "logger", "since", "until"}
+    {"query", "timezone", "flow_run_id", "task_run_id", "level", "search", "task", "logger", "since", "until"}
 )
 """What `conditions` knows."""
-_LOG_PARAMETERS = CONDITION_PARAMETERS | {"run", "order", "limit", "cursor"}
+_LOG_PARAMETERS = CONDITION_PARAMETERS | {"run", "order", "limit", "cursor", "around", "before", "after"}
 
 
 async def get_logs(request: Request) -> Response:
-    """Answer a page of lines and the cursor of the next one."""
+    """Answer a page of lines and the cursors of the pages beside it, or the lines around one."""
     ask = parameters(request, _LOG_PARAMETERS)
-    order = _choice(ask, "order", ("asc", "desc")) or "asc"
-    limit = _integer(ask, "limit", DEFAULT_LINES, 1, MAX_PAGE)
-    cursor = ask.get("cursor")
-    query = LogQuery(
-        where=AllOf(tuple(conditions(ask))),
-        within=ask.get("run"),
-        order=order,  # type: ignore[arg-type] # one of the two
-        after=Position.from_cursor(cursor) if cursor is not None else None,
-        limit=limit + 1,  # the one more tells whether there is a next page
-    )
+    order: Order = "desc" if choice_of(ask, "order", ("asc", "desc")) == "desc" else "asc"
+    query = LogQuery(where=AllOf(tuple(conditions(ask))), within=ask.get("run"), order=order)
+    if "around" in ask:
+        return await _around(state_of(request).storage, query, ask)
+    for name in ("before", "after"):
+        if name in ask:
+            raise QueryError(f"{name} goes with around, which is not given")
+    limit = integer_of(ask, "limit", DEFAULT_LINES, 1, MAX_PAGE)
+    start, backwards = _place(ask["cursor"]) if "cursor" in ask else (None, False)
+    # The one more tells whether there is a page behind it.
+    query = replace(query, order=_turned(order) if backwards else order, after=start, limit=limit + 1)
     lines = await state_of(request).storage.read_lines(query)
-    page = lines[:limit]
+    more = len(lines) > limit
+    page = lines[:limit][:: -1 if backwards else 1]
     return json_response(
         {
             "logs": [log_answer(line) for line in page],
-            "next": page[-1].position.cursor() if len(lines) > limit else None,
+            "next": page[-1].position.cursor() if page and (more or backwards) else None,
+            "previous": _cursor_back(page[0])
+            if page and (more if backwards else start is not None)
+            else None,
         }
     )
+
+
+async def _around(storage: LogStorage, query: LogQuery, ask: dict[str, str]) -> Response:
+    """Answer a line with those before and behind it that meet the query, whether or not it does itself."""
+    for name in ("order", "limit", "cursor"):
+        if name in ask:
+            raise QueryError(f"{name} does not go with around; before and after say how many lines")
+    before = integer_of(ask, "before", DEFAULT_AROUND, 0, MAX_AROUND)
+    after = integer_of(ask, "after", DEFAULT_AROUND, 0, MAX_AROUND)
+    try:
+        found = await storage.read_line(*parse_event_id(uuid.UUID(ask["around"])))
+    except ValueError as error:
+        raise QueryError(f"around must be the id of a line, got {ask['around'][:100]!r}") from error
+    if found is None:
+        raise HTTPException(404, f"no line {ask['around'][:100]!r}")
+    query = replace(query, after=found.position)
+    earlier = await storage.read_lines(replace(query, order="desc", limit=before + 1))
+    later = await storage.read_lines(replace(query, order="asc", limit=after + 1))
+    page = [*earlier[:before][::-1], found, *later[:after]]
+    return json_response(
+        {
+            "logs": [log_answer(line) for line in page],
+            "next": page[-1].position.cursor() if len(later) > after else None,
+            "previous": _cursor_back(page[0]) if len(earlier) > before else None,
+        }
+    )
+
+
+def _turned(order: Order) -> Order:
+    return "asc" if order == "desc" else "desc"
+
+
+def _cursor_back(line: StoredLine) -> str:
+    """Return the cursor of the page before a line."""
+    return encode_cursor((*line.position, "previous"))
+
+
+def _place(cursor: str) -> tuple[Position, bool]:
+    """
+    Return where a page begins, and whether it lies before that and not behind it.
+
+    Raises:
+        QueryError: If it is none of our cursors.
+    """
+    try:
+        *place, direction = decode_cursor(cursor, (int, int, int, str))
+    except QueryError:
+        return Position.from_cursor(cursor), False
+    if direction != "previous":
+        raise QueryError(f"cursor {cursor[:40]!r} is not one that this server gave out")
+    return Position(*place), True
 
 
 def conditions(ask: dict[str, str]) -> Iterable[Condition]:
@@ -100,6 +162,9 @@ def conditions(ask: dict[str, str]) -> Iterable[Condition]:
     Raises:
         QueryError: If a parameter makes no sense.
     """
+    zone = _zone(ask["timezone"]) if "timezone" in ask else None
+    if "query" in ask:
+        yield parse_expression(ask["query"], now_ns=time.time_ns(), zone=zone)
     if "flow_run_id" in ask:
         yield RunIn("flow", (ask["flow_run_id"],))
     if "task_run_id" in ask:
@@ -124,17 +189,30 @@ def conditions(ask: dict[str, str]) -> Iterable[Condition]:
 # --- runs ---------------------------------------------------------------------------------------------
 
 
+_RUN_PARAMETERS = frozenset(
+    {"kind", "state", "name", "search", "flow", "task", "since", "until", "attempt", "parent", "top_level"}
+    | {"limit", "cursor"}
+)
+
+
 async def get_runs(request: Request) -> Response:
     """Answer a page of runs, newest first, and the cursor of the next one."""
     ask = parameters(request, _RUN_PARAMETERS)
-    limit = _integer(ask, "limit", DEFAULT_RUNS, 1, MAX_RUNS)
+    limit = integer_of(ask, "limit", DEFAULT_RUNS, 1, MAX_RUNS)
     cursor = ask.get("cursor")
     runs = await state_of(request).storage.read_runs(
         RunQuery(
-            kind=_choice(ask, "kind", ("flow", "task")),  # type: ignore[arg-type] # one of the two
-            state=_choice(ask, "state", ("RUNNING", *FINAL_STATES, "UNKNOWN")),  # type: ignore[arg-type] # the same
+            kind=choice_of(ask, "kind", ("flow", "task")),  # type: ignore[arg-type] # one of the two
+            states=_states(ask),
             name_contains=ask.get("name"),
+            search=ask.get("search"),
+            flow_name=ask.get("flow"),
+            task_name=ask.get("task"),
+            since_ns=time_of(ask, "since"),
+            until_ns=time_of(ask, "until"),
+            min_attempt=integer_of(ask, "attempt", 1, 1, 10**9 - 1) if "attempt" in ask else None,
             parent_id=ask.get("parent"),
+            top_level=choice_of(ask, "top_level", ("true", "false")) == "true",
             after=RunPosition(*decode_cursor(cursor, (int, str, str))) if cursor is not None else None,
             limit=limit + 1,
         )
@@ -146,6 +224,17 @@ async def get_runs(request: Request) -> Response:
             "next": encode_cursor(run_position(page[-1])) if len(runs) > limit else None,
         }
     )
+
+
+def _states(ask: dict[str, str]) -> tuple[State, ...] | None:
+    if "state" not in ask:
+        return None
+    known: tuple[State, ...] = ("RUNNING", *FINAL_STATES, "UNKNOWN")
+    names = ask["state"].split(",")
+    for name in names:
+        if name not in known:
+            raise QueryError(f"state must be one or several of {', '.join(known)}, got {name[:100]!r}")
+    return tuple(state for state in known if state in names)
 
 
 async def get_run(request: Request) -> Response:
@@ -262,7 +351,13 @@ def parameters(request: Request, known: frozenset[str]) -> dict[str, str]:
     return found
 
 
-def _integer(ask: dict[str, str], name: str, default: int, low: int, high: int) -> int:
+def integer_of(ask: dict[str, str], name: str, default: int, low: int, high: int) -> int:
+    """
+    Return a number from a parameter.
+
+    Raises:
+        QueryError: If it is none, or out of range.
+    """
     text = ask.get(name)
     if text is None:
         return default
@@ -271,11 +366,26 @@ def _integer(ask: dict[str, str], name: str, default: int, low: int, high: int) 
     return int(text)
 
 
-def _choice(ask: dict[str, str], name: str, choices: tuple[str, ...]) -> str | None:
+def choice_of(ask: dict[str, str], name: str, choices: tuple[str, ...]) -> str | None:
+    """
+    Return a word from a parameter, `None` if it is not given.
+
+    Raises:
+        QueryError: If it is none of the choices.
+    """
     text = ask.get(name)
     if text is not None and text not in choices:
         raise QueryError(f"{name} must be one of {', '.join(choices)}, got {text[:100]!r}")
     return text
+
+
+def _zone(name: str) -> zoneinfo.ZoneInfo:
+    try:
+        return zoneinfo.ZoneInfo(name)
+    except Exception as error:  # for odd names zoneinfo raises anything up to IsADirectoryError
+        raise QueryError(
+            f"timezone must be a name such as UTC or Europe/Paris, got {name[:100]!r}"
+        ) from error
 
 
 def _level(text: str) -> int:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from runlog.records import EventBatch, LogEvent
+    from runlog.server.counting import GroupBy, Histogram, LineCount
     from runlog.server.keys import ApiKey
     from runlog.server.query import Condition, LogQuery
     from runlog.server.run_summary import Kind, RunSummary, State
@@ -114,9 +115,20 @@ class RunQuery:
     """Which runs, newest first. Every part that is given must hold."""
 
     kind: Kind | None = None
-    state: State | None = None
+    states: tuple[State, ...] | None = None
+    """One of these."""
     name_contains: str | None = None
     """Part of the run's name, without regard to case."""
+    search: str | None = None
+    """Part of a name of the run, its flow or its task, in any case; or the beginning of its id."""
+    flow_name: str | None = None
+    task_name: str | None = None
+    since_ns: int | None = None
+    """Runs that started then or later, in nanoseconds since the epoch."""
+    until_ns: int | None = None
+    """Runs that started then or earlier."""
+    min_attempt: int | None = None
+    """Runs of which there was at least this attempt: from 2 on, those that were tried again."""
     name: str | None = None
     """The run's name, exactly."""
     id: str | None = None
@@ -160,18 +172,6 @@ class RunSet:
         return event.flow_run_id in self.flow_run_ids or event.task_run_id in self.task_run_ids
 
 
-class Statistics(NamedTuple):
-    """How much is stored."""
-
-    runs: int
-    lines: int
-
-
-class LogStorage(ABC):
-    """
-    A store of lines and of the runs that they tell about.
-
-    Methods may be called by many tasks of one event loop at the same time.
 class Pruned(NamedTuple):
     """What a step of `LogStorage.prune` took away."""
 
@@ -190,15 +190,30 @@ class Size(NamedTuple):
     """On the disk, with what is free for lines to come."""
 
 
+class Statistics(NamedTuple):
+    """How much is stored."""
+
+    runs: int
+    lines: int
+
+
+class LogStorage(ABC):
+    """
+    A store of lines and of the runs that they tell about.
+
+    Methods may be called by many tasks of one event loop at the same time.
     `open` comes first and `close` last, each once.
 
     Raises:
         StorageError: From every method, if the store cannot be used.
+        QueryTimeoutError: From those that read, after ``max_query_s``.
     """
 
     location: str
     """Where the lines are, for people; without a password."""
     schema_version: int
+    max_query_s: float = 10.0
+    """Seconds after which a question is given up, so that it does not keep others waiting."""
 
     def may_have_keys(self) -> bool:
         """Return whether there could be an API key in it, which is known for sure once it is open."""
@@ -237,6 +252,42 @@ class Size(NamedTuple):
     @abstractmethod
     async def read_lines(self, query: LogQuery) -> list[StoredLine]:
         """Return the lines that a query asks for, in its order."""
+
+    @abstractmethod
+    async def read_line(self, producer: str, seq: int) -> StoredLine | None:
+        """Return one line, `None` if it is not stored."""
+
+    @abstractmethod
+    async def count_lines(self, query: LogQuery, by: GroupBy | None = None) -> list[LineCount]:
+        """
+        Return how many lines of each level a query asks for, in no order.
+
+        Args:
+            query: Its order and its page are ignored.
+            by: Count for each of these apart.
+        """
+
+    @abstractmethod
+    async def read_histogram(
+        self,
+        query: LogQuery,
+        *,
+        earliest_ns: int | None = None,
+        latest_ns: int | None = None,
+        max_buckets: int,
+    ) -> Histogram | None:
+        """
+        Return how many lines of each level there are in each step of time.
+
+        Args:
+            query: Its order and its page are ignored.
+            earliest_ns: Where to begin; by default with the first line.
+            latest_ns: Where to end; by default with the last line.
+            max_buckets: Most steps, at least 7; see `runlog.server.counting.choose_width`.
+
+        Returns:
+            `None` if there is no line to begin or to end with.
+        """
 
     @abstractmethod
     async def read_arrivals(
@@ -296,6 +347,29 @@ class Size(NamedTuple):
         """Count."""
 
     @abstractmethod
+    async def read_size(self) -> Size:
+        """Measure."""
+
+    @abstractmethod
+    async def prune(
+        self, keep_from_ns: Sequence[int | None], *, after: Position | None = None, limit: int = 1000
+    ) -> Pruned:
+        """
+        Take some old lines away, and runs that have no lines left.
+
+        Looks at a bounded number of lines, from the oldest on, so that a call takes
+        some ten milliseconds. The newest line stays in any case. What is taken away
+        is not missing in a receipt.
+
+        Args:
+            keep_from_ns: For each of `runlog.server.run_summary.LEVELS`, the time
+                before which lines go, if timestamp and arrival are both before it; in
+                nanoseconds since the epoch. `None`: all of them stay.
+            after: Where the call before has stopped.
+            limit: Most lines to look at.
+        """
+
+    @abstractmethod
     async def read_keys(self) -> list[ApiKey]:
         """Return all API keys, in no order."""
 
@@ -329,26 +403,3 @@ def says_goodbye(batch: EventBatch, mark: int) -> bool:
 def run_position(run: RunSummary) -> RunPosition:
     """Return a run's place in the order of runs."""
     return RunPosition(run.started_ns, run.id, run.kind)
-    @abstractmethod
-    async def read_size(self) -> Size:
-        """Measure."""
-
-    @abstractmethod
-    async def prune(
-        self, keep_from_ns: Sequence[int | None], *, after: Position | None = None, limit: int = 1000
-    ) -> Pruned:
-        """
-        Take some old lines away, and runs that have no lines left.
-
-        Looks at a bounded number of lines, from the oldest on, so that a call takes
-        some ten milliseconds. The newest line stays in any case. What is taken away
-        is not missing in a receipt.
-
-        Args:
-            keep_from_ns: For each of `runlog.server.run_summary.LEVELS`, the time
-                before which lines go, if timestamp and arrival are both before it; in
-                nanoseconds since the epoch. `None`: all of them stay.
-            after: Where the call before has stopped.
-            limit: Most lines to look at.
-        """
-

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import heapq
 import secrets
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -21,10 +22,10 @@ from runlog.server.storage.base import (
     Arrivals,
     LogStorage,
     ProducerGapError,
-    RunSet,
     Pruned,
-    Statistics,
+    RunSet,
     Size,
+    Statistics,
     StoredLine,
     clip_drops,
     run_position,
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from runlog.records import DropMarker, EventBatch
+    from runlog.server.counting import GroupBy
     from runlog.server.keys import ApiKey
     from runlog.server.query import Condition, LogQuery, Position
     from runlog.server.run_summary import Kind, RunSummary
@@ -59,8 +61,6 @@ class _Producer:
     goodbye: bool = False
 
 
-class MemoryStorage(LogStorage):
-    """Keeps lines in memory. Not thread-safe: one event loop."""
 class _Removed(NamedTuple):
     """What is left of a line that was taken away."""
 
@@ -70,6 +70,8 @@ class _Removed(NamedTuple):
     task_run_id: str | None
 
 
+class MemoryStorage(LogStorage):
+    """Keeps lines in memory. Not thread-safe: one event loop."""
 
     location = "memory"
     schema_version = 0
@@ -81,9 +83,9 @@ class _Removed(NamedTuple):
         self._producers: dict[str, _Producer] = {}
         self._runs: dict[tuple[Kind, str], RunSummary] = {}
         self._keys: dict[str, ApiKey] = {}
+        self._removed: list[_Removed] = []
 
     def __repr__(self) -> str:
-        self._removed: list[_Removed] = []
         return f"<MemoryStorage with {len(self._lines)} lines>"
 
     def may_have_keys(self) -> bool:
@@ -125,16 +127,66 @@ class _Removed(NamedTuple):
         """Look at every line."""
         ascending = query.order == "asc"
         after = query.after
-        runs = self._run_set(query.within) if query.within is not None else None
         found = (
             line
-            for line in self._lines
-            if (after is None or (line.position > after if ascending else line.position < after))
-            and (runs is None or runs.matches(line.event))
-            and query.where.matches(line.event)
+            for line in self._found(query)
+            if after is None or (line.position > after if ascending else line.position < after)
         )
         pick = heapq.nsmallest if ascending else heapq.nlargest
         return pick(query.offset + query.limit, found, key=lambda line: line.position)[query.offset :]
+
+    async def read_line(self, producer: str, seq: int) -> StoredLine | None:
+        """Look at every line."""
+        return next((line for line in self._lines if (line.producer, line.seq) == (producer, seq)), None)
+
+    async def count_lines(self, query: LogQuery, by: GroupBy | None = None) -> list[LineCount]:
+        """Look at every line."""
+        field = {None: None, "logger": "name", "task": "task_name", "flow": "flow_name"}[by]
+        counts = Counter(
+            (getattr(line.event, field) if field is not None else None, line.event.level)
+            for line in self._found(query)
+        )
+        return [LineCount(group, level, lines) for (group, level), lines in counts.items()]
+
+    async def read_histogram(
+        self,
+        query: LogQuery,
+        *,
+        earliest_ns: int | None = None,
+        latest_ns: int | None = None,
+        max_buckets: int,
+    ) -> Histogram | None:
+        """Look at every line."""
+        events = [line.event for line in self._found(query)]
+        times = [event.timestamp_ns for event in events]
+        first = min(times, default=None) if earliest_ns is None else earliest_ns
+        last = max(times, default=None) if latest_ns is None else latest_ns
+        if first is None or last is None:
+            return None
+        last = max(first, last)
+        width = choose_width(first, last, max_buckets)
+        counts = Counter(
+            (event.timestamp_ns // width, event.level)
+            for event in events
+            if first <= event.timestamp_ns <= last
+        )
+        found = [TimeCount(step, level, lines) for (step, level), lines in sorted(counts.items())]
+        return Histogram(width, first // width, last // width, found)
+
+    def _found(self, query: LogQuery) -> Iterator[StoredLine]:
+        """
+        Yield the lines that a query asks for, whatever its order and page.
+
+        Raises:
+            QueryTimeoutError: If that takes too long.
+        """
+        limit = TimeLimit(self.max_query_s)
+        runs = self._run_set(query.within) if query.within is not None else None
+        for number, line in enumerate(self._lines):
+            if number % 256 == 0:
+                limit.check()
+            if (runs is None or runs.matches(line.event)) and query.where.matches(line.event):
+                yield line
 
     async def read_arrivals(
         self,
@@ -176,7 +228,13 @@ class _Removed(NamedTuple):
             run
             for run in self._runs.values()
             if (query.kind is None or run.kind == query.kind)
-            and (query.state is None or run.state == query.state)
+            and (query.states is None or run.state in query.states)
+            and (query.search is None or _is_called(run, query.search.lower()))
+            and (query.flow_name is None or run.text("flow_name") == query.flow_name)
+            and (query.task_name is None or run.text("task_name") == query.task_name)
+            and (query.since_ns is None or run.started_ns >= query.since_ns)
+            and (query.until_ns is None or run.started_ns <= query.until_ns)
+            and (query.min_attempt is None or (run.attempt or 0) >= query.min_attempt)
             and (part is None or part in (run.name or "").lower())
             and (query.name is None or run.name == query.name)
             and (query.id is None or run.id == query.id)
@@ -218,11 +276,17 @@ class _Removed(NamedTuple):
         """Count the lines of the runs."""
         runs = self._run_set(run_id)
         lines = [line for line in self._lines if runs.matches(line.event)]
+        removed = [
+            line
+            for line in self._removed
+            if line.flow_run_id in runs.flow_run_ids or line.task_run_id in runs.task_run_ids
+        ]
         shares = merge_shares(
             [
                 ProducerShare(line.producer, line.seq, line.seq, 1, int(line.event.truncated_bytes > 0))
                 for line in lines
             ]
+            + [ProducerShare(line.producer, line.seq, line.seq, 0, 0, removed=1) for line in removed]
         )
         claims: dict[str, Claim] = {}
         for line in lines:  # a producer's come in the order of their seqs
@@ -245,6 +309,7 @@ class _Removed(NamedTuple):
         drops = tuple(m for m in producer.drops if share.first_seq < m.seq < share.last_seq)
         sent = [line for line in self._lines if line.producer == share.producer]
         stored = [SeqRange(line.seq, line.seq) for line in sent]
+        stored += [SeqRange(line.seq, line.seq) for line in self._removed if line.producer == share.producer]
         earlier = [
             line.seq
             for line in sent
@@ -276,36 +341,12 @@ class _Removed(NamedTuple):
             arrived=sum(line.producer == share.producer and line.seq <= claim.seq for line in lines)
             if claim is not None
             else 0,
-        removed = [
-            line
-            for line in self._removed
-            if line.flow_run_id in runs.flow_run_ids or line.task_run_id in runs.task_run_ids
-        ]
         )
 
     async def read_statistics(self) -> Statistics:
         """Count."""
         return Statistics(runs=len(self._runs), lines=len(self._lines))
-            + [ProducerShare(line.producer, line.seq, line.seq, 0, 0, removed=1) for line in removed]
 
-    async def read_keys(self) -> list[ApiKey]:
-        """Copy the list."""
-        return list(self._keys.values())
-
-    async def add_key(self, key: ApiKey) -> None:
-        """Keep it."""
-        self._keys[key.id] = key
-
-    async def remove_key(self, key_id: str) -> bool:
-        """Forget it."""
-        return self._keys.pop(key_id, None) is not None
-
-    async def mark_keys_used(self, used_ns: Mapping[str, int]) -> None:
-        """Note the times."""
-        for key_id, last_used_ns in used_ns.items():
-            if key_id in self._keys:
-                self._keys[key_id] = replace(self._keys[key_id], last_used_ns=last_used_ns)
-        stored += [SeqRange(line.seq, line.seq) for line in self._removed if line.producer == share.producer]
     async def read_size(self) -> Size:
         """Tell nothing: nobody knows what an object takes."""
         return Size(0, 0)
@@ -355,3 +396,26 @@ class _Removed(NamedTuple):
             for line in self._removed
         ]
 
+    async def read_keys(self) -> list[ApiKey]:
+        """Copy the list."""
+        return list(self._keys.values())
+
+    async def add_key(self, key: ApiKey) -> None:
+        """Keep it."""
+        self._keys[key.id] = key
+
+    async def remove_key(self, key_id: str) -> bool:
+        """Forget it."""
+        return self._keys.pop(key_id, None) is not None
+
+    async def mark_keys_used(self, used_ns: Mapping[str, int]) -> None:
+        """Note the times."""
+        for key_id, last_used_ns in used_ns.items():
+            if key_id in self._keys:
+                self._keys[key_id] = replace(self._keys[key_id], last_used_ns=last_used_ns)
+
+
+def _is_called(run: RunSummary, part: str) -> bool:
+    """Return whether a text in lower case is in one of a run's names, or begins its id."""
+    names = (run.name, run.text("flow_name"), run.text("task_name"))
+    return run.id.startswith(part) or any(name is not None and part in name.lower() for name in names)

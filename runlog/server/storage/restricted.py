@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from runlog.records import EventBatch
+    from runlog.server.counting import GroupBy, Histogram, LineCount
     from runlog.server.keys import ApiKey
     from runlog.server.principal import Principal
     from runlog.server.query import Condition, LogQuery, Position
@@ -64,8 +65,32 @@ class RestrictedStorage(LogStorage):
 
     async def read_lines(self, query: LogQuery) -> list[StoredLine]:
         """Return those lines that are seen."""
-        where = AllOf((query.where, self._principal.condition()))
-        return await self._storage.read_lines(replace(query, where=where))
+        return await self._storage.read_lines(self._seen(query))
+
+    async def read_line(self, producer: str, seq: int) -> StoredLine | None:
+        """Return a line if it is seen."""
+        line = await self._storage.read_line(producer, seq)
+        return line if line is not None and self._principal.condition().matches(line.event) else None
+
+    async def count_lines(self, query: LogQuery, by: GroupBy | None = None) -> list[LineCount]:
+        """Count those lines that are seen."""
+        return await self._storage.count_lines(self._seen(query), by)
+
+    async def read_histogram(
+        self,
+        query: LogQuery,
+        *,
+        earliest_ns: int | None = None,
+        latest_ns: int | None = None,
+        max_buckets: int,
+    ) -> Histogram | None:
+        """Count those lines that are seen."""
+        return await self._storage.read_histogram(
+            self._seen(query), earliest_ns=earliest_ns, latest_ns=latest_ns, max_buckets=max_buckets
+        )
+
+    def _seen(self, query: LogQuery) -> LogQuery:
+        return replace(query, where=AllOf((query.where, self._principal.condition())))
 
     async def read_arrivals(
         self,
@@ -113,6 +138,20 @@ class RestrictedStorage(LogStorage):
         """Refuse: how much others log is their business."""
         self._refuse()
 
+    async def read_size(self) -> Size:
+        """Refuse."""
+        self._refuse()
+
+    async def prune(
+        self,
+        keep_from_ns: Sequence[int | None],  # noqa: ARG002 - refused, whatever it is
+        *,
+        after: Position | None = None,  # noqa: ARG002 - the same
+        limit: int = 1000,  # noqa: ARG002 - the same
+    ) -> Pruned:
+        """Refuse."""
+        self._refuse()
+
     async def read_keys(self) -> list[ApiKey]:
         """Refuse."""
         self._refuse()
@@ -138,20 +177,6 @@ def bound_to(principal: Principal) -> str:
     parts = []
     if principal.flow_run_id is not None:
         parts.append(f"flow run {principal.flow_run_id}")
-    async def read_size(self) -> Size:
-        """Refuse."""
-        self._refuse()
-
-    async def prune(
-        self,
-        keep_from_ns: Sequence[int | None],  # noqa: ARG002 - refused, whatever it is
-        *,
-        after: Position | None = None,  # noqa: ARG002 - the same
-        limit: int = 1000,  # noqa: ARG002 - the same
-    ) -> Pruned:
-        """Refuse."""
-        self._refuse()
-
     if principal.flow_name is not None:
         parts.append(f"flow {principal.flow_name!r}")
     return " and ".join(parts) or "nothing"

@@ -14,22 +14,21 @@ import sqlite3
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from runlog.exceptions import StorageError
-from runlog.server.query import RunIn, Sql
 from runlog.server.storage.base import (
     MAX_TREE_RUNS,
-    Pruned,
     LogStorage,
-    Size,
+    Pruned,
     RunSet,
+    Size,
     Statistics,
 )
 from runlog.server.storage.sqlite.arrivals import arrival_before, last_arrival, read_arrivals
 from runlog.server.storage.sqlite.file import FileLock, prepare_file, storage_errors
+from runlog.server.storage.sqlite.keys import SELECT_KEYS, UPSERT_KEY, key_of_row, key_row
 from runlog.server.storage.sqlite.lines import count_lines, read_histogram, read_line, read_lines, run_parts
 from runlog.server.storage.sqlite.pruning import USED_BYTES, delete_lines, find_old_lines
-from runlog.server.storage.sqlite.keys import SELECT_KEYS, UPSERT_KEY, key_of_row, key_row
 from runlog.server.storage.sqlite.reader import ReaderPool
-from runlog.server.storage.sqlite.rows import LINE_COLUMNS, RUN_COLUMNS, run_of_row, stored_lines
+from runlog.server.storage.sqlite.rows import RUN_COLUMNS, run_of_row
 from runlog.server.storage.sqlite.schema import SCHEMA_VERSION, migrate
 from runlog.server.storage.sqlite.shares import read_shares
 from runlog.server.storage.sqlite.writer import Writer
@@ -39,6 +38,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from runlog.records import EventBatch
+    from runlog.server.counting import GroupBy, Histogram, LineCount
     from runlog.server.keys import ApiKey
     from runlog.server.query import Condition, LogQuery, Position
     from runlog.server.run_summary import RunSummary
@@ -96,7 +96,7 @@ class SQLiteStorage(LogStorage):
             self._writer = Writer(connection, self._path)
             undo.pop_all()
         self._lock = lock
-        self._readers = ReaderPool(self._path)
+        self._readers = ReaderPool(self._path, lambda: self.max_query_s)
 
     async def close(self) -> None:
         """Store what is queued, answer what is asked, and close the file."""
@@ -133,8 +133,38 @@ class SQLiteStorage(LogStorage):
 
         def question(reader: Reader) -> list[StoredLine]:
             runs = _run_set(reader, query.within) if query.within is not None else None
-            rows = reader.all(*_lines_statement(query, runs))
-            return stored_lines(rows, reader.producer, reader.logger, reader.scope)
+            return read_lines(reader, query, runs)
+
+        return await self._reading.ask(question)
+
+    async def read_line(self, producer: str, seq: int) -> StoredLine | None:
+        """Look it up by its unique key."""
+        return await self._reading.ask(lambda reader: read_line(reader, producer, seq))
+
+    async def count_lines(self, query: LogQuery, by: GroupBy | None = None) -> list[LineCount]:
+        """Count along an index where there is one."""
+
+        def question(reader: Reader) -> list[LineCount]:
+            runs = _run_set(reader, query.within) if query.within is not None else None
+            return count_lines(reader, query, runs, by)
+
+        return await self._reading.ask(question)
+
+    async def read_histogram(
+        self,
+        query: LogQuery,
+        *,
+        earliest_ns: int | None = None,
+        latest_ns: int | None = None,
+        max_buckets: int,
+    ) -> Histogram | None:
+        """Find the ends of an index, then count along it."""
+
+        def question(reader: Reader) -> Histogram | None:
+            runs = _run_set(reader, query.within) if query.within is not None else None
+            return read_histogram(
+                reader, query, runs, earliest_ns=earliest_ns, latest_ns=latest_ns, max_buckets=max_buckets
+            )
 
         return await self._reading.ask(question)
 
@@ -187,7 +217,7 @@ class SQLiteStorage(LogStorage):
     async def read_shares(self, run_id: str) -> list[ProducerShare]:
         """Count along the indexes by run, then look for what lies between the lines."""
         return await self._reading.ask(
-            lambda reader: read_shares(reader, run_id, _parts(_run_set(reader, run_id)))
+            lambda reader: read_shares(reader, run_id, run_parts(_run_set(reader, run_id)))
         )
 
     async def read_statistics(self) -> Statistics:
@@ -198,6 +228,29 @@ class SQLiteStorage(LogStorage):
             )
         )
         return Statistics(*rows[0])
+
+    async def read_size(self) -> Size:
+        """Ask SQLite for its pages, and the file system for the files' sizes."""
+        (row,) = await self._reading.ask(lambda reader: reader.all(USED_BYTES))
+        files = (self._path, self._path.with_name(f"{self._path.name}-wal"))
+        return Size(int(row[0]), sum(file.stat().st_size for file in files if file.exists()))
+
+    async def prune(
+        self, keep_from_ns: Sequence[int | None], *, after: Position | None = None, limit: int = 1000
+    ) -> Pruned:
+        """Let a reader find the lines and the writer delete them; one call at a time."""
+        writer = self._writer
+        async with self._pruning:
+            found = await self._reading.ask(lambda reader: find_old_lines(reader, keep_from_ns, after, limit))
+            if not found.lines or writer is None:
+                return Pruned(0, 0, found.after)
+
+            def change(connection: sqlite3.Connection) -> Pruned:
+                lines, runs = delete_lines(connection, found.lines)
+                writer.forget_runs(runs)
+                return Pruned(lines, len(runs), found.after)
+
+            return await self._write(change)
 
     async def read_keys(self) -> list[ApiKey]:
         """Read the table."""
@@ -229,29 +282,6 @@ class SQLiteStorage(LogStorage):
             raise self._closed()
         return await self._writer.run(change, asyncio.get_running_loop())
 
-    async def read_size(self) -> Size:
-        """Ask SQLite for its pages, and the file system for the files' sizes."""
-        (row,) = await self._reading.ask(lambda reader: reader.all(USED_BYTES))
-        files = (self._path, self._path.with_name(f"{self._path.name}-wal"))
-        return Size(int(row[0]), sum(file.stat().st_size for file in files if file.exists()))
-
-    async def prune(
-        self, keep_from_ns: Sequence[int | None], *, after: Position | None = None, limit: int = 1000
-    ) -> Pruned:
-        """Let a reader find the lines and the writer delete them; one call at a time."""
-        writer = self._writer
-        async with self._pruning:
-            found = await self._reading.ask(lambda reader: find_old_lines(reader, keep_from_ns, after, limit))
-            if not found.lines or writer is None:
-                return Pruned(0, 0, found.after)
-
-            def change(connection: sqlite3.Connection) -> Pruned:
-                lines, runs = delete_lines(connection, found.lines)
-                writer.forget_runs(runs)
-                return Pruned(lines, len(runs), found.after)
-
-            return await self._write(change)
-
 
 # --- SQL ----------------------------------------------------------------------------------------------
 
@@ -271,54 +301,33 @@ def _run_set(reader: Reader, run_id: str) -> RunSet:
     return RunSet.of(reader.all(*_tree_statement("id, kind, flow_run_id", run_id)))
 
 
-def _lines_statement(query: LogQuery, runs: RunSet | None) -> tuple[Any, ...]:
-    """
-    Return a statement for lines, with its parameters.
-
-    However many lines a run has, a page of them is read from the ends of index
-    ranges: SQLite leaves a range of an IN as soon as it has a page's worth that
-    comes before, and merges the parts of a compound SELECT as they come.
-    """
-    where = query.where.sql()
-    conditions, parameters = [f"({where.text})"], list(where.parameters)
-    if query.after is not None:
-        sign = ">" if query.order == "asc" else "<"
-        conditions.append(f"(l.timestamp_ns, l.producer, l.seq) {sign} (?, ?, ?)")
-        parameters += query.after
-    parts = _parts(runs) if runs is not None else [Sql("1", ())]
-    selects = " UNION ALL ".join(
-        f"SELECT {LINE_COLUMNS} FROM logs l WHERE {' AND '.join([part.text, *conditions])}"  # noqa: S608 - literals with question marks
-        for part in parts
-    )
-    direction = query.order.upper()
-    # The third, first and second of the columns: a compound has no other names for them.
-    sql = f"{selects} ORDER BY 3 {direction}, 1 {direction}, 2 {direction} LIMIT ? OFFSET ?"
-    values = [value for part in parts for value in (*part.parameters, *parameters)]
-    return sql, *values, query.limit, query.offset
-
-
-def _parts(runs: RunSet) -> list[Sql]:
-    """Return conditions that no line meets two of, and each of which an index serves."""
-    flows, tasks = RunIn("flow", runs.flow_run_ids).sql(), RunIn("task", runs.task_run_ids).sql()
-    if not runs.task_run_ids:
-        return [flows]
-    if not runs.flow_run_ids:
-        return [tasks]
-    elsewhere = f"(l.flow_run IS NULL OR NOT ({flows.text}))"
-    return [flows, Sql(f"{tasks.text} AND {elsewhere}", (*tasks.parameters, *flows.parameters))]
-
-
 def _run_condition(query: RunQuery) -> tuple[str, list[Any]]:
     tests: list[tuple[str, tuple[Any, ...]]] = [("1", ())]
     for column, value in (
         ("kind", query.kind),
-        ("state", query.state),
         ("name", query.name),
         ("id", query.id),
         ("parent_id", query.parent_id),
     ):
         if value is not None:
             tests.append((f"{column} = ?", (value,)))
+    if query.states is not None:
+        tests.append((f"state IN ({', '.join('?' * len(query.states))})", query.states))
+    for fact, value in (("flow_name", query.flow_name), ("task_name", query.task_name)):
+        if value is not None:
+            # A fact is the JSON array of whether it is sure, its time and its text.
+            tests.append((f"json_extract(facts, '$.{fact}[2]') = ?", (value,)))
+    if query.search is not None:
+        part = query.search.lower()
+        names = ("name", "json_extract(facts, '$.flow_name[2]')", "json_extract(facts, '$.task_name[2]')")
+        anywhere = " OR ".join(f"instr(lower_text({name}), ?)" for name in names)
+        tests.append((f"({anywhere} OR instr(id, ?) = 1)", (part,) * 4))
+    if query.since_ns is not None:
+        tests.append(("started_ns >= ?", (query.since_ns,)))
+    if query.until_ns is not None:
+        tests.append(("started_ns <= ?", (query.until_ns,)))
+    if query.min_attempt is not None:
+        tests.append(("attempt >= ?", (query.min_attempt,)))
     if query.id_prefix is not None:
         tests.append(
             ("id >= ? AND substr(id, 1, ?) = ?", (query.id_prefix, len(query.id_prefix), query.id_prefix))

@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from runlog.server.conditions import SQL_FUNCTIONS
+from runlog.server.patterns import TimeLimit
 from runlog.server.run_summary import Scope
 from runlog.server.storage.sqlite.file import storage_errors
 from runlog.server.text_search import parse_text_search
@@ -27,6 +28,9 @@ T = TypeVar("T")
 
 MAX_READERS = 4
 """Questions answered at once; SQLite works without Python's lock, so that other cores help."""
+
+STEPS_BETWEEN_LOOKS = 10_000
+"""Steps of SQLite's machine between two looks at the clock: less than a millisecond, some thousand lines."""
 
 MAX_REMEMBERED = 50_000
 """Shared rows of each kind that a reader keeps."""
@@ -101,10 +105,12 @@ class ReaderPool:
 
     Args:
         path: The database, which the writer has opened before.
+        max_query_s: Tells the seconds after which a question is given up.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, max_query_s: Callable[[], float]) -> None:
         self._path = path
+        self._max_query_s = max_query_s
         self._threads = ThreadPoolExecutor(MAX_READERS, thread_name_prefix="runlog-sqlite-reader")
         self._local = threading.local()
         self._readers: list[Reader] = []
@@ -115,6 +121,7 @@ class ReaderPool:
 
         Raises:
             StorageError: If the database cannot be read.
+            QueryTimeoutError: If it takes too long.
         """
         return await asyncio.get_running_loop().run_in_executor(self._threads, self._answer, question)
 
@@ -124,11 +131,18 @@ class ReaderPool:
             if reader is None:
                 reader = self._local.reader = Reader(self._path)
                 self._readers.append(reader)
+            limit = TimeLimit(self._max_query_s())
             # One transaction, so that the statements of a question agree with each other.
             reader.connection.execute("BEGIN")
+            reader.connection.set_progress_handler(limit.is_over, STEPS_BETWEEN_LOOKS)
             try:
                 return question(reader)
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode == sqlite3.SQLITE_INTERRUPT:
+                    raise limit.error() from None
+                raise
             finally:
+                reader.connection.set_progress_handler(None, 0)
                 reader.connection.execute("COMMIT")
 
     def close(self) -> None:

@@ -8,6 +8,8 @@ this connection commits, so only it checkpoints.
 
 Keys of producers, loggers, scopes and runs are remembered between batches. A
 failed transaction forgets them all, because it may have made some of them.
+
+When there is nothing to store, the thread goes on with the index of messages.
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ from runlog.server.storage.sqlite.rows import (
     run_of_row,
     run_row,
 )
+from runlog.server.storage.sqlite.text_index import IDLE_S, TextIndexer
 
 if TYPE_CHECKING:
     import asyncio
@@ -106,6 +109,7 @@ class Writer:
         connection.execute("PRAGMA synchronous = FULL")  # NORMAL loses acknowledged commits in a power cut
         connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
         connection.execute("PRAGMA journal_size_limit = 67108864")
+        self._indexer = TextIndexer(connection)
         self._thread = threading.Thread(target=self._work, name="runlog-sqlite-writer", daemon=True)
         self._thread.start()
 
@@ -164,6 +168,7 @@ class Writer:
             if group:
                 self._store_group(group)
                 _tell(group)
+                self._indexer.lines_came()
             change, self._change = self._change, None
             if change is not None:
                 self._make(change)
@@ -176,7 +181,7 @@ class Writer:
 
         A change ends the group and comes after it: it is then in ``_change``.
         """
-        job = self._jobs.get()
+        job = self._next_job()
         group: list[_Job] = []
         lines = 0
         while job is not None:
@@ -195,6 +200,17 @@ class Writer:
             self._jobs.put(None)  # the end comes after this group
             return group
         return None
+
+    def _next_job(self) -> _Job | _Change | None:
+        """Wait for what is next; when nothing has come for a while, index messages meanwhile."""
+        patience: float | None = IDLE_S
+        while self._indexer.is_behind:
+            try:
+                return self._jobs.get(block=patience is not None, timeout=patience)
+            except queue.Empty:
+                patience = None  # idle: from here on only what has come ends the work
+                self._indexer.step()
+        return self._jobs.get()
 
     def _store_group(self, group: list[_Job]) -> None:
         try:
@@ -233,10 +249,11 @@ class Writer:
                     job.outcome = job.change(connection)
                     if job.in_transaction:
                         connection.execute("COMMIT")
-                finally:
+                except BaseException:
                     self._forget()
                     if connection.in_transaction:
                         connection.execute("ROLLBACK")
+                    raise
         except BaseException as error:  # whatever it is, the caller must hear of it
             job.outcome = error
 
@@ -253,7 +270,6 @@ class Writer:
                 execute("UPDATE producers SET goodbye = 1 WHERE key = ?", (producer.key,))
             return Appended(mark - 1, mark)
         if producer is None:
-                    raise
             producer = self._new_producer(batch.producer, observed_ns)
         new = [(seq, event) for seq, event in batch.numbered() if seq >= mark]
         first_arrival = 0
@@ -306,6 +322,13 @@ class Writer:
         self._scopes: dict[Scope, tuple[int, int | None, int | None]] = {}
         self._runs: dict[tuple[Kind, str], _Run] = {}
 
+    def forget_runs(self, keys: set[int]) -> None:
+        """Forget runs, and scopes of them, that are being deleted. For changes alone, see `run`."""
+        self._runs = {name: run for name, run in self._runs.items() if run.key not in keys}
+        self._scopes = {
+            scope: known for scope, known in self._scopes.items() if keys.isdisjoint(known[1:])
+        }
+
     def _producer(self, producer_id: str) -> _Producer | None:
         known = self._producers.get(producer_id)
         if known is None:
@@ -322,13 +345,6 @@ class Writer:
             observed_ns,
         )
         return self._remember(self._producers, producer_id, _Producer(key, 0))
-    def forget_runs(self, keys: set[int]) -> None:
-        """Forget runs, and scopes of them, that are being deleted. For changes alone, see `run`."""
-        self._runs = {name: run for name, run in self._runs.items() if run.key not in keys}
-        self._scopes = {
-            scope: known for scope, known in self._scopes.items() if keys.isdisjoint(known[1:])
-        }
-
 
     def _logger(self, name: str) -> int:
         key = self._loggers.get(name)
