@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 
 import pytest
 from producers import Group, Producer
+from speakers import Speakers
 
 from runlog.server.app import BackgroundServer
 
@@ -35,3 +37,12 @@ def start_producers():
             )
 
         yield start
+
+
+@pytest.fixture
+def speakers(tmp_path, database, server):
+    """Start programs of any kind that log to the server."""
+    if not hasattr(os, "mkfifo"):
+        pytest.skip("the programs tell what they have logged through a named pipe, which this system has not")
+    with Speakers(tmp_path, database, server.url) as speakers:
+        yield speakers
