@@ -218,6 +218,8 @@ class Step(NamedTuple):
     """It was up to date and is not any more: what comes next is read from the storage."""
     timed_out: bool = False
     """There was nothing for as long as it should wait."""
+    run_may_have_ended: bool = False
+    """The run that is followed has ended among these lines, or may have in those that were passed over."""
 
 
 class Follower:
@@ -254,10 +256,8 @@ class Follower:
         self._is_closed = False
         self.cursor = after
         """The arrival up to which everything was returned."""
-        self.is_up_to_date = False
-        """Whether it has returned all there was, at least once since it last fell behind."""
-        self.run_may_have_ended = False
-        """Whether it came upon an end of the run ``within``, or may have; its user sets it back."""
+        self._is_up_to_date = after >= head  # and later: it has been since it last fell behind
+        self._run_may_have_ended = within is not None
 
     def __repr__(self) -> str:
         return f"<Follower at {self.cursor} of {self._tail!r}>"
@@ -276,18 +276,17 @@ class Follower:
         deadline = None if timeout_s is None else loop.time() + timeout_s
         while not self._tail.is_closed:
             if self.cursor >= max(self._head, self._tail.last):
-                if not self.is_up_to_date:
-                    self.is_up_to_date = True
-                    if self._within is not None:
-                        self.run_may_have_ended = True
-                        return Step([], self.cursor)
+                self._is_up_to_date = True
+                if self._run_may_have_ended:
+                    self._run_may_have_ended = False
+                    return Step([], self.cursor, run_may_have_ended=True)
                 left = None if deadline is None else deadline - loop.time()
                 if left is not None and left <= 0:
                     return Step([], self.cursor, timed_out=True)
                 await self._tail.wait(left)
                 continue
             step = await self._read()
-            if step.lines or step.fell_behind or self.run_may_have_ended:
+            if step.lines or step.fell_behind:
                 return step
             if deadline is not None and loop.time() >= deadline:
                 return step._replace(timed_out=True)
@@ -303,8 +302,9 @@ class Follower:
             self.cursor = lines[-1].arrival
             return Step(found, self.cursor)
         self._tree = None  # the storage will know more runs than we do
-        if self.is_up_to_date:
-            self.is_up_to_date = False
+        if self._is_up_to_date:
+            self._is_up_to_date = False
+            self._run_may_have_ended = self._within is not None
             return Step([], self.cursor, fell_behind=True)
         page = await self._storage.read_arrivals(
             self.cursor, where=self._where, within=self._within, limit=MAX_STEP_LINES
@@ -318,7 +318,7 @@ class Follower:
             if not self._tree.takes(event):
                 return False
             if event.event_name == FINISHED and (event.task_run_id or event.flow_run_id) == self._within:
-                self.run_may_have_ended = True
+                self._run_may_have_ended = True
         return self._where is None or self._where.matches(event)
 
     def close(self) -> None:

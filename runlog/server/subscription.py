@@ -155,9 +155,8 @@ class Subscription:
                 continue
             if step.lines:
                 yield Lines(step.lines)
-            if follower.run_may_have_ended:
-                follower.run_may_have_ended = False
-                receipt = None if has_receipt else await self._receipt()
+            if step.run_may_have_ended and not has_receipt:
+                receipt = await self._receipt()
                 if receipt is not None:
                     has_receipt = True
                     yield receipt

@@ -25,6 +25,13 @@ MAX_SCANNED = 20_000
 """Rowids that one question looks at: some 10 MB of rows, 20 to 100 ms."""
 
 
+MAX_PAGE_BYTES = 256 * 1024
+"""Of messages and attributes in one answer: a reader that does not go on holds no more."""
+
+MESSAGE = 7
+"""Where the message is in a row; the attributes follow."""
+
+
 def last_arrival(connection: sqlite3.Connection) -> int:
     """Return the greatest rowid, 0 if there is none."""
     (last,) = connection.execute("SELECT ifnull(max(rowid), 0) FROM logs").fetchone()
@@ -76,12 +83,18 @@ def read_arrivals(
         tests.append(f"({part.text})")
         parameters += part.parameters
     # NOT INDEXED: an index by run would be read from its beginning for each page.
-    rows = reader.all(
+    cursor = reader.connection.execute(
         f"SELECT {LINE_COLUMNS}, l.rowid FROM logs l NOT INDEXED "  # noqa: S608 - literals with question marks
         f"WHERE {' AND '.join(tests)} ORDER BY l.rowid LIMIT ?",
-        *parameters,
-        limit,
+        (*parameters, limit),
     )
+    rows, size = [], 0
+    for row in cursor:
+        rows.append(row)
+        size += len(row[MESSAGE]) + len(row[MESSAGE + 1] or "")
+        if size >= MAX_PAGE_BYTES:
+            break
     lines = stored_lines([row[:-1] for row in rows], reader.producer, reader.logger, reader.scope)
     found = list(zip([row[-1] for row in rows], lines, strict=True))
-    return Arrivals(found, found[-1][0] if len(found) == limit else end)
+    is_whole = len(found) < limit and size < MAX_PAGE_BYTES
+    return Arrivals(found, end if is_whole else found[-1][0])
