@@ -16,7 +16,14 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
-from runlog.exceptions import QueryError, RunlogError, StorageError, StorageFullError
+from runlog.exceptions import (
+    MissingDependencyError,
+    QueryError,
+    QueryTimeoutError,
+    RunlogError,
+    StorageError,
+    StorageFullError,
+)
 from runlog.server.body import json_response
 from runlog.server.storage.base import ProducerGapError
 from runlog.server.storage.restricted import PermissionDeniedError
@@ -90,7 +97,18 @@ async def _invalid_body(_request: Request, error: InvalidBodyError) -> Response:
 
 
 async def _query_error(_request: Request, error: QueryError) -> Response:
-    return json_response({"detail": str(error)}, 422)
+    """Say what is wrong and, of an expression, where: an offset in characters, from 0."""
+    place = {"position": error.position} if error.position is not None else {}
+    return json_response({"detail": str(error), **place}, 422)
+
+
+async def _query_timeout(_request: Request, error: QueryTimeoutError) -> Response:
+    """No ``Retry-After``: the same question would take as long again."""
+    return json_response({"detail": str(error)}, 503)
+
+
+async def _missing_dependency(_request: Request, error: MissingDependencyError) -> Response:
+    return json_response({"detail": str(error)}, 501)
 
 
 async def _producer_gap(_request: Request, error: ProducerGapError) -> Response:
@@ -124,6 +142,8 @@ EXCEPTION_HANDLERS: dict[Any, Callable[..., Any]] = {
     HTTPException: _http_exception,
     InvalidBodyError: _invalid_body,
     QueryError: _query_error,
+    QueryTimeoutError: _query_timeout,
+    MissingDependencyError: _missing_dependency,
     ProducerGapError: _producer_gap,
     PermissionDeniedError: _permission_denied,
     StorageError: _storage_error,

@@ -273,7 +273,7 @@ class StorageContract:
         )
         assert await run_ids(storage) == ["cccc-1", "bbbb-1", "aaaa-2", "aaaa-1"]
         assert await run_ids(storage, kind="task") == ["bbbb-1"]
-        assert await run_ids(storage, state="COMPLETED") == ["aaaa-1"]
+        assert await run_ids(storage, states=("COMPLETED",)) == ["aaaa-1"]
         assert await run_ids(storage, name_contains="NIGHTLY") == ["bbbb-1", "aaaa-1"]
         assert await run_ids(storage, name_contains="nightly", kind="flow") == ["aaaa-1"]
         assert await run_ids(storage, name="nightly") == ["bbbb-1"]

@@ -146,7 +146,7 @@ async def test_a_page_that_is_just_full_has_no_next(client, filled):
         (
             "logs",
             "colour=red",
-            "unknown parameter 'colour'; expected one of cursor, flow_run_id, level, limit, ",
+            "unknown parameter 'colour'; expected one of after, around, before, cursor, ",
         ),
         ("logs", "run=a&run=b", "parameter 'run' is given twice"),
         ("logs", "limit=0", "limit must be a number from 1 to 10000, got '0'"),
@@ -389,6 +389,7 @@ async def test_a_receipt_counts_for_each_producer(client, send):
         "dropped_at_most": 2,
         "truncated": 1,
         "missing": 0,
+        "removed": 0,
         "dropped_by_reason": {"queue_full": 2},
     }
     assert first == {

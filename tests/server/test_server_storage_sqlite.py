@@ -13,7 +13,8 @@ from storage_contract import StorageContract, messages
 from runlog.exceptions import SchemaVersionError, StorageError, StorageFullError
 from runlog.server.query import LogQuery, RunIn
 from runlog.server.storage.base import ProducerGapError
-from runlog.server.storage.sqlite import SQLiteStorage, _lines_statement, reader, writer
+from runlog.server.storage.sqlite import SQLiteStorage, reader, writer
+from runlog.server.storage.sqlite.lines import lines_statement
 from runlog.server.storage.sqlite.schema import APPLICATION_ID, SCHEMA_VERSION
 
 pytestmark = pytest.mark.anyio
@@ -462,8 +463,12 @@ async def test_many_tasks_append_and_read_at_once(storage):
 )
 async def test_lines_are_read_in_the_order_of_an_index(storage, query, index):
     """A page of lines, of all or of one run, is read from an index and not sorted."""
-    sql, *values = _lines_statement(query, None)
-    plan = await storage._readers.ask(lambda one: one.all(f"EXPLAIN QUERY PLAN {sql}", *values))
+
+    def explain(one):
+        sql, *values = lines_statement(one, query, None)
+        return one.all(f"EXPLAIN QUERY PLAN {sql}", *values)
+
+    plan = await storage._readers.ask(explain)
     steps = " ".join(row[3] for row in plan)
     assert index in steps
     assert "TEMP B-TREE" not in steps

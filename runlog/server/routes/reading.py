@@ -233,7 +233,7 @@ def _states(ask: dict[str, str]) -> tuple[State, ...] | None:
     names = ask["state"].split(",")
     for name in names:
         if name not in known:
-            raise QueryError(f"state must be one or several of {', '.join(known)}, got {name[:100]!r}")
+            raise QueryError(f"state must be one of {', '.join(known)}, got {name[:100]!r}")
     return tuple(state for state in known if state in names)
 
 
