@@ -30,7 +30,7 @@ from runlog.server.ingest import Ingest
 from runlog.server.live import Tail
 from runlog.server.middleware import Authentication, PrefectVersion, SecurityHeaders
 from runlog.server.origins import SameOrigin
-from runlog.server.routes import admin, batches, keys, live_events, live_socket, logs, reading
+from runlog.server.routes import admin, batches, counting, keys, live_events, live_socket, logs, reading
 from runlog.server.serving import TLS, Server
 from runlog.server.state import Limits, ServerState
 from runlog.server.storage import DATABASE_FILE, storage_from_url
@@ -95,6 +95,7 @@ def create_app(
                     *live_socket.ROUTES,
                     *live_events.ROUTES,
                     *reading.ROUTES,
+                    *counting.ROUTES,
                     *admin.ROUTES,
                     *keys.ROUTES,
                 ],
