@@ -30,7 +30,19 @@ from runlog.server.ingest import Ingest
 from runlog.server.live import Tail
 from runlog.server.middleware import Authentication, PrefectVersion, SecurityHeaders
 from runlog.server.origins import SameOrigin
-from runlog.server.routes import admin, batches, counting, keys, live_events, live_socket, logs, reading
+from runlog.server.routes import (
+    admin,
+    batches,
+    counting,
+    keys,
+    live_events,
+    live_socket,
+    logs,
+    prefect_events,
+    prefect_reading,
+    prefect_runs,
+    reading,
+)
 from runlog.server.serving import TLS, Server
 from runlog.server.state import Limits, ServerState
 from runlog.server.storage import DATABASE_FILE, storage_from_url
@@ -94,6 +106,9 @@ def create_app(
                     *batches.ROUTES,
                     *live_socket.ROUTES,
                     *live_events.ROUTES,
+                    *prefect_runs.ROUTES,
+                    *prefect_reading.ROUTES,
+                    *prefect_events.ROUTES,
                     *reading.ROUTES,
                     *counting.ROUTES,
                     *admin.ROUTES,

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, cast
 
+from runlog.server.noted_runs import NotedRuns
 from runlog.server.principal import SCOPE_KEY, Principal
 from runlog.server.restricted import RestrictedIngest
 from runlog.server.storage.restricted import RestrictedStorage
@@ -49,6 +50,8 @@ class ServerState:
     """Set when the server is told to stop, before it closes anything: streams end, ``/ready`` says no."""
     tail: Tail
     """Told of each line that is stored; streams read along it."""
+    noted: NotedRuns = field(default_factory=NotedRuns)
+    """What Prefect's clients tell of their runs."""
 
     def stop(self) -> None:
         """Let streams end, and everybody know that the server does."""

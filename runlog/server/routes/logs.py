@@ -48,6 +48,7 @@ async def create_logs(request: Request) -> Response:
         raise HTTPException(
             413, f"send at most {server.limits.max_batch_lines} logs at once, got {len(events)}"
         )
+    await server.noted.name_lines(events)
     await server.ingest.take_events(events)
     return json_response(None, 201)
 
