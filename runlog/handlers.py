@@ -40,6 +40,9 @@ EXCLUDED_LOGGERS = ("httpx", "httpcore", "hpack", "runlog.delivery", "runlog.ser
 LEAST_QUEUE_BYTES = 65_536
 """Least size of the queue, in bytes. Anything smaller was meant as a number of records."""
 
+LINGER = 0.1
+"""Seconds between two batches that are not full, where no batch interval is set: live enough to follow."""
+
 _resolving = threading.Lock()
 """Held while a handler looks for its worker: seldom, so that one lock for all is enough."""
 
@@ -288,6 +291,8 @@ class APILogHandler(logging.Handler):
         return Limits(
             max_batch_bytes=to_api.batch_size,
             batch_interval=to_api.batch_interval,
+            # Whoever gives an interval means it.
+            linger=None if "batch_interval" in to_api.model_fields_set else LINGER,
             max_queue_bytes=self._queue_size or bounds.max_queue_bytes,
             when_full=self._when_full or bounds.when_full,
             block_timeout=bounds.block_timeout,

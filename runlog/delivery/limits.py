@@ -24,6 +24,13 @@ class Limits:
     max_batch_bytes: int = 4_000_000
     batch_interval: float = 2.0
     """Longest time an event waits to be sent, in seconds."""
+    linger: float | None = None
+    """
+    Least time between two batches that are not full, in seconds; by default ``batch_interval``.
+
+    With less than that, the first event after a pause goes at once. Where the
+    server takes long to answer, it is ten times as long as that.
+    """
     max_queue_bytes: int = 16 * 1024 * 1024
     when_full: WhenFull = "block"
     block_timeout: float = 0.1

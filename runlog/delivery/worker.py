@@ -51,6 +51,9 @@ SYNC_INTERVAL = 0.5
 REPORT_INTERVAL = 60.0
 """Least seconds between two reports of one kind on stderr."""
 
+LINGER_FACTOR = 10
+"""A program waits so many times as long as a batch takes, before it sends one that is not full."""
+
 NOWHERE_INTERVAL = 1.0
 """Seconds between two looks for a server while there is none to send to."""
 
@@ -121,6 +124,8 @@ class DeliveryWorker:
         self._failures = 0
         self._retry_at = float("-inf")
         self._not_before = float("-inf")
+        # From then on an event goes at once, not only when it has waited for the batch interval.
+        self._linger_until = float("inf") if self.limits.linger is None else float("-inf")
         self._acked_seq = -1
         self._flush_seq = -1
         # SimpleQueue.put may be interrupted and called again in the same thread, Event.set may not.
@@ -236,6 +241,8 @@ class DeliveryWorker:
         with self._intake.lock:
             self._intake.admit_reentered()
             due = float("-inf") if self._lane.is_sending else self._intake.queue.next_due()
+            if due is not None:
+                due = min(due, self._linger_until)
             if due is not None and self._flush_seq >= self._intake.queue.first_seq:
                 due = float("-inf")
         is_due = due is not None and due <= now
@@ -260,7 +267,11 @@ class DeliveryWorker:
     def _send_own(self, timeout: float) -> None:
         batch = self._lane.next_batch()
         assert batch is not None, "what is due is there to be taken by whoever holds the send lock"
+        before = self._clock()
         answer = self._transport.send(self._producer, batch, timeout=timeout)
+        if self.limits.linger is not None:
+            after = self._clock()
+            self._linger_until = after + max(self.limits.linger, LINGER_FACTOR * (after - before))
         with self._intake.lock:
             outcome = self._lane.answered(answer)
         self._intake.queue.clean()

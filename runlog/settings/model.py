@@ -175,7 +175,8 @@ class LoggingToAPISettings(Block):
     )
     batch_interval: Seconds = setting(
         2.0,
-        "Longest time that a line waits to be sent. 0 sends at once.",
+        "Longest time that a line waits to be sent; 0 sends at once. While it is not set, a line goes at "
+        "once unless a batch went in the last tenth of a second.",
         SECONDS,
         aliases=("PREFECT_LOGGING_ORION_BATCH_INTERVAL",),
     )

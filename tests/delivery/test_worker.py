@@ -117,6 +117,44 @@ def test_a_due_batch_is_sent_without_a_flush(make_worker):
     assert worker.flush(WAIT)
 
 
+@pytest.mark.parametrize(("linger", "next_due"), [(0.25, 0.25), (None, 2.0)])
+def test_the_first_line_after_a_pause_goes_at_once(make_worker, linger, next_due):
+    """With a linger, only a line that follows another batch closely waits, and not for the batch interval."""
+    fake = FakeTime()
+    worker = make_worker(fake=fake, batch_interval=2.0, linger=linger)
+    worker.put(event("a"), background=False)
+    assert worker._step(1.0) == (2.0 if linger is None else 0.0)
+    worker.send_now(WAIT)
+    worker.put(event("b"), background=False)
+    assert worker._step(1.0) == next_due
+    fake.now += next_due
+    assert worker._step(1.0) == 0.0
+    assert worker.statistics()["acked"] == 1
+
+
+def test_a_slow_server_is_asked_less_often(make_worker):
+    """The linger grows with the time that an answer takes, up to the batch interval."""
+    fake = FakeTime()
+    transport = InMemoryTransport()
+    send = transport.send
+
+    def slow(producer, batch, *, timeout):
+        fake.now += times.pop(0)
+        return send(producer, batch, timeout=timeout)
+
+    transport.send = slow
+    worker = make_worker(transport, fake=fake, batch_interval=2.0, linger=0.1)
+    times = [0.001, 0.05, 0.125, 1.0]
+    for due in [0.1, 0.5, 1.25, 2.0]:
+        worker.put(event(), background=False)
+        assert worker.send_now(WAIT)
+        worker.put(event(), background=False)
+        assert worker._step(1.0) == pytest.approx(due)
+        fake.now += 1000.0
+        times.insert(0, 0.0)
+        assert worker.send_now(WAIT)
+
+
 def test_a_full_batch_is_sent_before_its_time(make_worker):
     """Size wakes the thread that sleeps until the interval is over."""
     transport = GatedTransport()
