@@ -377,7 +377,7 @@ def test_a_batch_on_its_way_is_written_when_there_is_room(make_world, is_killed)
 
 @pytest.mark.xfail(
     strict=True,
-    reason="nobody deletes a segment that a killed process had not given its name yet, up to 1 MiB",
+    reason="only a purge deletes what a killed process had not given its name yet, up to 1 MiB",
 )
 def test_a_segment_without_its_name_is_deleted(make_world):
     """What a kill left of a segment that was being made holds no line, and does not stay for ever."""
