@@ -8,6 +8,7 @@ import click
 
 from runlog.cli.output import note
 from runlog.cli.server_keys import keys
+from runlog.cli.server_store import backup, prune, vacuum
 from runlog.client.addresses import without_password
 
 if TYPE_CHECKING:
@@ -19,7 +20,8 @@ def server() -> None:
     """Start the log server, and look after what it keeps."""
 
 
-server.add_command(keys)
+for command in (keys, prune, vacuum, backup):
+    server.add_command(command)
 
 
 @server.command()

@@ -27,6 +27,7 @@ from runlog.server.addresses import is_loopback, listen, require_auth, url_of
 from runlog.server.authentication import Authenticator
 from runlog.server.errors import EXCEPTION_HANDLERS
 from runlog.server.ingest import Ingest
+from runlog.server.keeping import Keeper, Keeping
 from runlog.server.live import Tail
 from runlog.server.middleware import Authentication, PrefectVersion, SecurityHeaders
 from runlog.server.origins import SameOrigin
@@ -38,6 +39,7 @@ from runlog.server.routes import (
     live_events,
     live_socket,
     logs,
+    maintenance,
     prefect_events,
     prefect_reading,
     prefect_runs,
@@ -113,6 +115,7 @@ def create_app(
                     *counting.ROUTES,
                     *admin.ROUTES,
                     *keys.ROUTES,
+                    *maintenance.ROUTES,
                 ],
             )
         ],
@@ -143,6 +146,8 @@ class ServeOptions:
     """Good for everything; published beside the address. By default a new one at each start."""
     allowed_origins: tuple[str, ...] = ()
     tls: TLS | None = None
+    keeping: Keeping = field(default_factory=Keeping)
+    """How long lines are kept; by default for ever."""
 
 
 def run_server(
@@ -181,6 +186,7 @@ def run_server(
         StorageError: If the store cannot be used.
     """
     from runlog.settings import get_current_settings  # noqa: PLC0415 - pydantic, 290 ms
+    from runlog.settings.values import parse_retention  # noqa: PLC0415 - the same
 
     settings = get_current_settings().server
     if auth_string is None and settings.auth_string is not None:
@@ -193,6 +199,7 @@ def run_server(
         host,
         allowed_origins=settings.allowed_origins,
         tls=tls,
+        keeping=Keeping(tuple(parse_retention(settings.retention or "forever").values()), settings.max_bytes),
     )
     # What is wrong is told before the address is taken: a URL, credentials, certificates.
     storage = storage_from_url(options.database_url)
@@ -271,9 +278,14 @@ def serve(
             )
             if on_server is not None:
                 on_server(server)
-            await server.serve_until_stopped()
-            await state.ingest.close()
-            await state.authenticator.store_uses()
+            keeper = Keeper(store, state.authenticator, options.keeping)
+            keeper.start()
+            try:
+                await server.serve_until_stopped()
+                await state.ingest.close()
+                await state.authenticator.store_uses()
+            finally:
+                await keeper.close()
         finally:
             await store.close()
 
@@ -302,6 +314,7 @@ class BackgroundServer:
         storage: A storage to use in place of *database*; opened and closed here.
         allowed_origins: Of pages from elsewhere that may use it.
         tls: Serve HTTPS; `None` for HTTP.
+        keeping: How long lines are kept; by default for ever.
 
     Raises:
         SettingsError: As `run_server`.
@@ -319,6 +332,7 @@ class BackgroundServer:
         storage: LogStorage | None = None,
         allowed_origins: Sequence[str] = (),
         tls: TLS | None = None,
+        keeping: Keeping | None = None,
     ) -> None:
         self.storage = storage or storage_from_url(database)
         """Where the lines are. For its own event loop alone: read through the API."""
@@ -337,6 +351,7 @@ class BackgroundServer:
             self.own_token,
             tuple(allowed_origins),
             tls,
+            keeping or Keeping(),
         )
         self._started = threading.Event()
         self._error: BaseException | None = None

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import shutil
 import sqlite3
+import threading
+import time
 
 import pytest
 from server_lines import (
@@ -14,18 +18,26 @@ from server_lines import (
     START,
     TASK,
     batch,
+    encoded,
     finished,
     line,
     started,
 )
 
+from runlog._http import Client
+from runlog.exceptions import StorageError, StorageFullError
 from runlog.records import DropMarker
+from runlog.server.app import BackgroundServer
+from runlog.server.authentication import Authenticator
+from runlog.server.keeping import Keeper, Keeping, Pruner
+from runlog.server.keys import new_key
 from runlog.server.query import LogQuery
 from runlog.server.receipt import receipt_of
 from runlog.server.storage.base import ProducerGapError, RunQuery
 from runlog.server.storage.memory import MemoryStorage
 from runlog.server.storage.shares import SeqRange
 from runlog.server.storage.sqlite import SQLiteStorage
+from runlog.server.storage.sqlite.backup import back_up
 from runlog.server.storage.sqlite.pruning import ranges_of
 
 pytestmark = pytest.mark.anyio
@@ -248,3 +260,212 @@ async def test_sizes(tmp_path):
     assert after.file_bytes >= before.used_bytes
     await storage.close()
     assert (await MemoryStorage().read_size()) == (0, 0)
+
+
+# --- by itself ----------------------------------------------------------------------------------------
+
+
+async def test_steps_end_when_nothing_is_too_old_or_too_much(storage):
+    """Ages come first, then the size; without either, nothing is done."""
+    await storage.append(batch(*(line(str(at), at=at) for at in range(5))), observed_ns=1)
+    for keeping, expected in (
+        (Keeping(), 0),
+        (Keeping(max_bytes=2**40), 0),
+        (Keeping((3.0, 3.0, None, None, None)), 2),
+    ):
+        pruner = Pruner(storage, keeping, START + 5 * SECOND)
+        while not pruner.is_done:
+            await pruner.step()
+        assert pruner.lines == expected
+
+
+async def test_the_oldest_lines_make_room(tmp_path):
+    """Past the most space, oldest lines go until there is some room again; the newest stay."""
+    storage = SQLiteStorage(tmp_path / "runlog.db")
+    await storage.open()
+    await storage.append(batch(*(line("x" * 1000, at=at) for at in range(6000))), observed_ns=1)
+    limit = 4_000_000
+    assert (await storage.read_size()).used_bytes > limit
+    pruner = Pruner(storage, Keeping(max_bytes=limit), START)
+    while not pruner.is_done:
+        await pruner.step()
+    assert (await storage.read_size()).used_bytes < limit
+    (oldest,) = await storage.read_lines(LogQuery(limit=1))
+    assert oldest.seq == pruner.lines > 2000
+    assert (await storage.read_statistics()).lines == 6000 - pruner.lines > 1000
+    pruner = Pruner(storage, Keeping(max_bytes=1), START)
+    while not pruner.is_done:
+        await pruner.step()
+    assert (await storage.read_statistics()).lines == 1
+    await storage.close()
+
+
+def test_an_age_is_counted_back_from_now():
+    """Each level has its own."""
+    keeping = Keeping((1.0, 2.0, None, None, 0.0))
+    assert keeping.keep_from_ns(10 * SECOND) == [9 * SECOND, 8 * SECOND, None, None, 10 * SECOND]
+
+
+async def test_the_keeper_works_beside_the_server(storage):
+    """It takes old lines away and stores uses of keys, round after round, whatever goes wrong in between."""
+    await storage.append(batch(*(line(str(at), at=at) for at in range(5))), observed_ns=1)
+    token, key = new_key("n", ["read"])
+    await storage.add_key(key)
+    authenticator = Authenticator(storage)
+    await authenticator.load()
+    authenticator.by_token(token)
+    keeper = Keeper(
+        storage, authenticator, Keeping((3.0,) * 5), interval_s=0, clock=lambda: START + 5 * SECOND
+    )
+    broken, storage.read_keys_used = [StorageError("no")], storage.mark_keys_used
+
+    async def mark_keys_used(used):
+        if broken:
+            raise broken.pop()
+        await storage.read_keys_used(used)
+
+    storage.mark_keys_used = mark_keys_used
+    keeper.start()
+    while keeper.rounds < 3:  # noqa: ASYNC110 - rounds are counted, not told
+        await asyncio.sleep(0)
+    await keeper.close()
+    await keeper.close()
+    assert keeper.lines == 2
+    assert await messages(storage) == ["2", "3", "4"]
+    assert (await storage.read_keys())[0].last_used_ns is not None
+
+
+def test_a_server_keeps_what_it_is_told_to(tmp_path):
+    """A server with an age takes old lines away from its start on."""
+    database = str(tmp_path / "runlog.db")
+    with BackgroundServer(database) as server, Client(base_url=server.url) as client:
+        client.post("/runlog/v1/batches", content=encoded(line("old"), line("newest", at=1)))
+    connection = sqlite3.connect(database, isolation_level=None)
+    connection.execute("UPDATE logs SET observed_ns = 1")
+    connection.close()
+    keeping = Keeping((60.0,) * 5)
+    with BackgroundServer(database, keeping=keeping) as server, Client(base_url=server.url) as client:
+        deadline = time.monotonic() + 30
+        while client.get("/runlog/v1/status").json()["lines"] != 1:
+            assert time.monotonic() < deadline
+        (left,) = client.get("/runlog/v1/logs").json()["logs"]
+        assert left["message"] == "newest"
+
+
+# --- by hand ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def filled(tmp_path):
+    """A server over a file with 3,000 lines, the first half of them DEBUG."""
+    database = tmp_path / "runlog.db"
+    with BackgroundServer(str(database)) as server, Client(base_url=server.url) as client:
+        events = [line("x" * 500, at=at, level=10 + 10 * (at >= 1500)) for at in range(3000)]
+        assert client.post("/runlog/v1/batches", content=encoded(*events)).status_code == 200
+    connection = sqlite3.connect(database, isolation_level=None)
+    connection.execute("UPDATE logs SET observed_ns = 1")
+    connection.close()
+    with BackgroundServer(str(database)) as server, Client(base_url=server.url, timeout=60) as client:
+        client.database = database
+        yield client
+
+
+def test_lines_go_by_age_level_and_size(filled):
+    """A request takes lines away for a moment, says how many, and goes on from its cursor."""
+    wanted, lines = {"older_than_s": 60, "levels": ["DEBUG"]}, 0
+    while True:
+        answer = filled.post("/runlog/v1/admin/prune", json=wanted).json()
+        lines += answer["lines"]
+        if answer["done"]:
+            break
+        wanted["cursor"] = answer["cursor"]
+    assert (lines, answer["cursor"]) == (1500, None)
+    answer = filled.post("/runlog/v1/admin/prune", json={"max_bytes": 0}).json()
+    assert (answer["lines"], answer["runs"], answer["done"]) == (1499, 0, True)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"[]", b'{"x": 1}', b'{"older_than_s": -1}', b'{"older_than_s": 1e300}', b'{"max_bytes": -1}',
+     b'{"levels": ["LOUD"]}', b'{"cursor": "x"}'],
+)  # fmt: skip
+def test_a_wrong_request_to_prune_is_refused(filled, body):
+    """It is answered 422 and takes nothing away."""
+    assert filled.post("/runlog/v1/admin/prune", content=body).status_code == 422
+    assert filled.get("/runlog/v1/status").json()["lines"] == 3000
+
+
+def test_space_is_given_back_and_rowids_stay(filled):
+    """After a vacuum the file is smaller, and each line has the arrival that it had."""
+
+    def rowids():
+        connection = sqlite3.connect(filled.database, isolation_level=None)
+        found = connection.execute("SELECT rowid, seq FROM logs ORDER BY rowid").fetchall()
+        connection.close()
+        return found
+
+    filled.post("/runlog/v1/admin/prune", json={"older_than_s": 60, "levels": ["DEBUG"]})
+    before = rowids()
+    assert before[0][0] == 1501
+    answer = filled.post("/runlog/v1/admin/vacuum").json()
+    assert answer["after_bytes"] < answer["before_bytes"] * 0.7
+    assert rowids() == before
+    assert filled.get("/runlog/v1/logs", params={"limit": 1}).json()["logs"][0]["seq"] == 1500
+
+
+async def test_a_vacuum_needs_room(tmp_path, monkeypatch):
+    """Without twice the space it is not begun."""
+    storage = SQLiteStorage(tmp_path / "runlog.db")
+    await storage.open()
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1, 1, 0))
+    with pytest.raises(StorageFullError, match="bytes for a while"):
+        await storage.vacuum()
+    await storage.close()
+    await MemoryStorage().vacuum()
+
+
+def test_a_backup_is_made_while_the_server_writes(filled, tmp_path):
+    """The copy is sound, complete as of its beginning, readable by its owner alone, and can be served."""
+    target, told = tmp_path / "copy.db", []
+    stop = threading.Event()
+
+    def write():
+        seq = 3000
+        while not stop.is_set():
+            body = encoded(*(line("more") for _ in range(50)), first_seq=seq)
+            assert filled.post("/runlog/v1/batches", content=body).status_code == 200
+            seq += 50
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        size = back_up(filled.database, target, on_progress=lambda done, total: told.append((done, total)))
+    finally:
+        stop.set()
+        writer.join()
+    assert size == target.stat().st_size
+    assert target.stat().st_mode & 0o777 == 0o600
+    assert told[-1][0] == told[-1][1]
+    assert not list(tmp_path.glob("*.part*"))
+    with BackgroundServer(str(target)) as server, Client(base_url=server.url) as client:
+        lines = client.get("/runlog/v1/status").json()["lines"]
+        assert lines >= 3000
+        assert (lines - 3000) % 50 == 0
+    with pytest.raises(StorageError, match="exists, and a backup replaces nothing"):
+        back_up(filled.database, target)
+
+
+def test_a_backup_without_a_server(tmp_path):
+    """A store that nobody has is copied as well; what is no store of ours is not."""
+    database = tmp_path / "runlog.db"
+    with BackgroundServer(str(database)) as server, Client(base_url=server.url) as client:
+        client.post("/runlog/v1/batches", content=encoded(line()))
+    back_up(database, tmp_path / "copy.db")
+    with pytest.raises(StorageError, match="there is no database"):
+        back_up(tmp_path / "nothing.db", tmp_path / "other.db")
+    with pytest.raises(StorageError, match="cannot write"):
+        back_up(database, tmp_path / "no" / "such.db")
+    sqlite3.connect(tmp_path / "foreign.db").execute("CREATE TABLE t (x)").connection.close()
+    with pytest.raises(StorageError, match="no database of runlog"):
+        back_up(tmp_path / "foreign.db", tmp_path / "other.db")
+    assert not (tmp_path / "other.db").exists()

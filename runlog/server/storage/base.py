@@ -370,6 +370,15 @@ class LogStorage(ABC):
         """
 
     @abstractmethod
+    async def vacuum(self) -> None:
+        """
+        Give space that is free back to the disk. Batches wait meanwhile.
+
+        Raises:
+            StorageFullError: If the disk has not the room that this needs.
+        """
+
+    @abstractmethod
     async def read_keys(self) -> list[ApiKey]:
         """Return all API keys, in no order."""
 

@@ -378,6 +378,9 @@ class MemoryStorage(LogStorage):
         rest = waiting[limit - 1].position if len(waiting) > limit else None
         return Pruned(len(gone), runs - len(self._runs), rest)
 
+    async def vacuum(self) -> None:
+        """Do nothing: Python takes its memory back by itself."""
+
     def _remove_runs(self) -> None:
         """Forget runs that have no lines, and in which no run is left."""
         alive = {("flow", line.event.flow_run_id) for line in self._lines}

@@ -152,6 +152,10 @@ class RestrictedStorage(LogStorage):
         """Refuse."""
         self._refuse()
 
+    async def vacuum(self) -> None:
+        """Refuse."""
+        self._refuse()
+
     async def read_keys(self) -> list[ApiKey]:
         """Refuse."""
         self._refuse()

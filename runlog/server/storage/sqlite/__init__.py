@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import shutil
 import sqlite3
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from runlog.exceptions import StorageError
+from runlog.exceptions import StorageError, StorageFullError
 from runlog.server.storage.base import (
     MAX_TREE_RUNS,
     LogStorage,
@@ -252,6 +253,17 @@ class SQLiteStorage(LogStorage):
 
             return await self._write(change)
 
+    async def vacuum(self) -> None:
+        """Let the writer write the file anew; rowids stay, see ``schema``."""
+        if self._writer is None:
+            raise self._closed()
+        used = (await self.read_size()).used_bytes
+        if shutil.disk_usage(self._path.parent).free < 2 * used:  # a whole copy, first in the WAL
+            raise StorageFullError(
+                f"the database {self._path} cannot be made smaller: that takes {2 * used} bytes for a while"
+            )
+        await self._writer.run(_vacuum, asyncio.get_running_loop(), in_transaction=False)
+
     async def read_keys(self) -> list[ApiKey]:
         """Read the table."""
         return await self._reading.ask(lambda reader: [key_of_row(row) for row in reader.all(SELECT_KEYS)])
@@ -281,6 +293,11 @@ class SQLiteStorage(LogStorage):
         if self._writer is None:
             raise self._closed()
         return await self._writer.run(change, asyncio.get_running_loop())
+
+
+def _vacuum(connection: sqlite3.Connection) -> None:
+    connection.execute("VACUUM")
+    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
 
 # --- SQL ----------------------------------------------------------------------------------------------
