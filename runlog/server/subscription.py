@@ -78,7 +78,7 @@ class RunReceipt(NamedTuple):
 
 
 class Heartbeat(NamedTuple):
-    """Nothing passed for a while; a reader that comes back may begin here."""
+    """The stream is alive; a reader that comes back may begin here."""
 
     cursor: str
 
@@ -148,6 +148,9 @@ class Subscription:
         assert follower is not None, "entered before"
         if self._gap is not None:
             yield Gap(self.cursor(follower.cursor), self._gap)
+        if heartbeat_s is not None:
+            # So that the reader knows that it is heard, and a place to come back to before the first line.
+            yield Heartbeat(self.cursor(follower.cursor))
         has_receipt = self._wish.run is None
         while (step := await follower.next(heartbeat_s)) is not None:
             if step.fell_behind:
