@@ -18,9 +18,6 @@ pytestmark = pytest.mark.skipif(os.name != "posix", reason="drives the file call
 WAIT = 20.0
 """Seconds after which a test that waits for a thread has failed."""
 
-NEVER = 0.5
-"""Seconds, many times the interval of these tests, after which what did not happen is taken not to happen."""
-
 REST = 0.2
 """Seconds, many times the interval, after which the thread has looked once more, found nothing, and rests."""
 
@@ -140,7 +137,7 @@ def _is_covered_later(files, worker):
     assert files.wait_until_synced(WAIT)
     threading.Event().wait(REST)
     worker.put(event("later"))
-    return files.wait_until_synced(NEVER)
+    return files.wait_until_synced(WAIT)
 
 
 def test_a_later_line_is_covered_without_a_flush(files, make_worker):
@@ -166,7 +163,7 @@ def test_a_line_is_covered_while_the_server_does_not_answer(files, make_worker):
         worker.put(event("a"))
         assert transport.reached.wait(WAIT)
         worker.put(event("b"))
-        assert files.wait_until_synced(NEVER)
+        assert files.wait_until_synced(WAIT)
     finally:
         transport.go_on.set()
 
