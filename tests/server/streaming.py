@@ -101,6 +101,10 @@ class Events:
         """The next block as a mapping of its fields; comments are ``comment``. Raises `StopIteration` at the end."""
         return next(self._blocks)
 
+    def rest(self):
+        """All blocks up to the end of the answer."""
+        return list(self._blocks)
+
     def until(self, kind):
         while (block := self.next()).get("event") != kind:
             pass
