@@ -29,7 +29,8 @@ from runlog.server.errors import EXCEPTION_HANDLERS
 from runlog.server.ingest import Ingest
 from runlog.server.keeping import Keeper, Keeping
 from runlog.server.live import Tail
-from runlog.server.middleware import Authentication, PrefectVersion, SecurityHeaders
+from runlog.server.metrics import RequestCounts
+from runlog.server.middleware import Authentication, Meter, PrefectVersion, SecurityHeaders
 from runlog.server.origins import SameOrigin
 from runlog.server.routes import (
     admin,
@@ -40,6 +41,7 @@ from runlog.server.routes import (
     live_socket,
     logs,
     maintenance,
+    metrics,
     prefect_events,
     prefect_reading,
     prefect_runs,
@@ -83,18 +85,22 @@ def create_app(
             answers by this machine's names alone; if not, it lets nobody in without a
             credential. `None`: it listens nowhere, as in tests.
     """
+    limits = limits or Limits()
+    storage.max_query_s = limits.max_query_s
     authenticator = Authenticator(
         storage, auth_string=auth_string, own_token=own_token, always=on_loopback is False
     )
+    counts = RequestCounts()
     middleware = [
         Middleware(SecurityHeaders),
+        Middleware(Meter, counts=counts, max_held_bytes=limits.max_waiting_bytes),
         Middleware(
             SameOrigin,
             authenticator=authenticator,
             allowed=allowed_origins,
             on_loopback=bool(on_loopback),
         ),
-        Middleware(Authentication, authenticator=authenticator),
+        Middleware(Authentication, authenticator=authenticator, counts=counts),
         Middleware(PrefectVersion),
         # Level 4 takes a third of the time of level 9, for a few per cent more bytes.
         Middleware(GZipMiddleware, minimum_size=1024, compresslevel=4),
@@ -117,14 +123,15 @@ def create_app(
                     *keys.ROUTES,
                     *maintenance.ROUTES,
                 ],
-            )
+            ),
+            *metrics.ROUTES,
         ],
         middleware=middleware,
         exception_handlers=EXCEPTION_HANDLERS,
     )
     tail = Tail()
     app.state.server = ServerState(
-        storage, Ingest(storage, tail), limits or Limits(), authenticator, asyncio.Event(), tail
+        storage, Ingest(storage, tail), limits, authenticator, asyncio.Event(), tail, requests=counts
     )
     return app
 

@@ -20,6 +20,12 @@ if TYPE_CHECKING:
 
     from starlette.requests import Request
 
+MAX_JOINED = 100
+"""Gzip files in one body. Each takes as long to begin as thousands of bytes to inflate."""
+
+HOLD_KEY = "runlog.hold"
+"""Where the middleware puts, into a request's scope, what asks for memory before it is used."""
+
 _GZIP = 16 + zlib.MAX_WBITS
 """Tells zlib to expect gzip's header."""
 
@@ -34,8 +40,10 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
 
     Raises:
         HTTPException: 413 if it is longer, 415 for another encoding, 400 if it
-            is not gzip although it says so.
+            is not gzip although it says so, 503 if others have taken all the memory
+            that there is for bodies.
     """
+    hold = request.scope.get(HOLD_KEY)
     encoding = request.headers.get("content-encoding", "identity").strip().lower()
     if encoding not in {"identity", "gzip"}:
         raise HTTPException(415, f"Content-Encoding must be gzip or identity, got {encoding[:40]!r}")
@@ -43,21 +51,28 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
     if declared.isdecimal() and int(declared[:20]) > max_bytes:
         raise _too_large(max_bytes)
     inflate = zlib.decompressobj(_GZIP) if encoding == "gzip" else None
-    received = 0
+    received = joined = 0
     body = bytearray()
     try:
         async for chunk in request.stream():
             received += len(chunk)
             if received > max_bytes:
                 raise _too_large(max_bytes)
+            before = len(body)
             if inflate is None:
                 body += chunk
-                continue
-            body += inflate.decompress(chunk, max_bytes - len(body) + 1)
-            while inflate.eof and inflate.unused_data:  # gzip files may be joined
-                rest = inflate.unused_data
-                inflate = zlib.decompressobj(_GZIP)
-                body += inflate.decompress(rest, max_bytes - len(body) + 1)
+            else:
+                body += inflate.decompress(chunk, max_bytes - len(body) + 1)
+                # Gzip files may be joined. A limit of 0 would be none, so what is too long ends it here.
+                while inflate.eof and inflate.unused_data and len(body) <= max_bytes:
+                    joined += 1
+                    if joined > MAX_JOINED:
+                        raise HTTPException(400, f"the body is made of more than {MAX_JOINED} gzip files")
+                    rest = inflate.unused_data
+                    inflate = zlib.decompressobj(_GZIP)
+                    body += inflate.decompress(rest, max_bytes - len(body) + 1)
+            if hold is not None:
+                hold(len(body) - before)
             if len(body) > max_bytes:
                 raise _too_large(max_bytes)
     except zlib.error as error:

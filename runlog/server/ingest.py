@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING
 from runlog.exceptions import QueryError
 from runlog.records import EventBatch, LogEvent, new_producer_id
 from runlog.server.live import Tail
+from runlog.server.metrics import IngestCounts
+from runlog.server.storage.base import clip_drops
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,6 +48,8 @@ class Ingest:
     ) -> None:
         self.tail = tail or Tail()
         """What followers read along."""
+        self.counts = IngestCounts()
+        """For `runlog.server.metrics`."""
         self._storage = storage
         self._clock = clock
         self._producer = new_producer_id()
@@ -77,7 +81,18 @@ class Ingest:
         observed_ns = self._clock()
         appended = await self._storage.append(batch, observed_ns=observed_ns)
         self.tail.feed(batch, appended, observed_ns)
+        self._count(batch, appended)
         return appended
+
+    def _count(self, batch: EventBatch, appended: Appended) -> None:
+        counts = self.counts
+        counts.batches += 1
+        old = 0
+        if appended.new_from > batch.first_seq:
+            old = sum(seq < appended.new_from for seq, _ in batch.numbered())
+        counts.lines += len(batch.events) - old
+        counts.duplicates += old
+        counts.dropped += sum(marker.count for marker in clip_drops(batch, appended.new_from))
 
     async def take_events(self, events: list[LogEvent]) -> None:
         """

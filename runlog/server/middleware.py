@@ -10,14 +10,17 @@ import re
 from typing import TYPE_CHECKING
 
 from starlette.datastructures import Headers, MutableHeaders, QueryParams
+from starlette.exceptions import HTTPException
 
-from runlog.server.body import json_response
+from runlog.server.body import HOLD_KEY, json_response
+from runlog.server.metrics import METHODS
 from runlog.server.principal import ANYONE, SCOPE_KEY, Principal
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
     from runlog.server.authentication import Authenticator
+    from runlog.server.metrics import RequestCounts
     from runlog.server.principal import Permission
 
 OPEN_PATHS = frozenset({"/api/health", "/api/ready"})
@@ -70,6 +73,57 @@ class SecurityHeaders:
         await self._app(scope, receive, send_with_headers)
 
 
+class Meter:
+    """
+    Count requests, and refuse bodies for which there is no memory.
+
+    Args:
+        app: What is counted.
+        counts: Raised here.
+        max_held_bytes: Most bytes of bodies at a time; see `runlog.server.body.read_body`.
+    """
+
+    def __init__(self, app: ASGIApp, counts: RequestCounts, max_held_bytes: int) -> None:
+        self._app = app
+        self._counts = counts
+        self._max_held_bytes = max_held_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        counts = self._counts
+        if scope["type"] != "http":
+            counts.sockets += scope["type"] == "websocket"
+            await self._app(scope, receive, send)
+            return
+        held = 0
+
+        async def receive_counted() -> Message:
+            message = await receive()
+            counts.received_bytes += len(message.get("body", b""))
+            return message
+
+        async def send_counted(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                method = scope["method"] if scope["method"] in METHODS else "other"
+                counts.by_status[method, message["status"]] += 1
+            await send(message)
+
+        def hold(size_bytes: int) -> None:
+            nonlocal held
+            if counts.held_bytes + size_bytes > self._max_held_bytes:
+                raise HTTPException(
+                    503, "the server has too much to do at the moment", headers={"Retry-After": "1"}
+                )
+            held += size_bytes
+            counts.held_bytes += size_bytes
+
+        scope[HOLD_KEY] = hold
+        try:
+            await self._app(scope, receive_counted, send_counted)
+        finally:
+            counts.held_bytes -= held
+
+
 class Authentication:
     """
     Ask who it is and what it may do, before anything of a request's body is read.
@@ -81,11 +135,13 @@ class Authentication:
     Args:
         app: What is guarded.
         authenticator: Knows the credentials.
+        counts: Told who is refused.
     """
 
-    def __init__(self, app: ASGIApp, authenticator: Authenticator) -> None:
+    def __init__(self, app: ASGIApp, authenticator: Authenticator, counts: RequestCounts) -> None:
         self._app = app
         self._authenticator = authenticator
+        self._counts = counts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -102,10 +158,12 @@ class Authentication:
         scope[SCOPE_KEY] = principal
         if scope["type"] == "http":
             if principal is None:
+                self._counts.refused += 1
                 await json_response({"exception_message": "Unauthorized"}, 401)(scope, receive, send)
                 return
             needed = permissions_for(scope["method"], path)
             if not principal.may(*needed):
+                self._counts.refused += 1
                 detail = f"{principal.name} has not the scope {' or '.join(needed)}"
                 await json_response({"detail": detail}, 403)(scope, receive, send)
                 return

@@ -27,6 +27,7 @@ class RestrictedIngest(Ingest):
     """
 
     def __init__(self, ingest: Ingest, principal: Principal) -> None:
+        self.counts = ingest.counts
         self._ingest = ingest
         self._principal = principal
 

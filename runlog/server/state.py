@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, cast
 
+from runlog.server.metrics import RequestCounts
 from runlog.server.noted_runs import NotedRuns
 from runlog.server.principal import SCOPE_KEY, Principal
 from runlog.server.restricted import RestrictedIngest
@@ -30,6 +31,8 @@ class Limits:
     """As sent and, if compressed, inflated. Producers send 4 MB at most by default."""
     max_batch_lines: int = 50_000
     """Lines in one body: what takes a second to store."""
+    max_query_s: float = 10.0
+    """Seconds after which a question is given up and answered 503."""
     max_connections: int = 4000
     """Connections at a time; further ones are answered 503. Many systems let a process open 4,096 files."""
     max_waiting_bytes: int = 256 * 1024 * 1024
@@ -52,6 +55,8 @@ class ServerState:
     """Told of each line that is stored; streams read along it."""
     noted: NotedRuns = field(default_factory=NotedRuns)
     """What Prefect's clients tell of their runs."""
+    requests: RequestCounts = field(default_factory=RequestCounts)
+    """For `runlog.server.metrics`."""
 
     def stop(self) -> None:
         """Let streams end, and everybody know that the server does."""
@@ -98,6 +103,7 @@ def authorise(socket: HTTPConnection, token: str | None, *permissions: Permissio
     found = socket.scope.get(SCOPE_KEY)
     principal = found if isinstance(found, Principal) else server.authenticator.by_token(token)
     if principal is None or not principal.may(*permissions):
+        server.requests.refused += 1
         return None
     socket.scope[SCOPE_KEY] = principal
     return principal

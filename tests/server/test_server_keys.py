@@ -468,7 +468,7 @@ async def test_a_handshake_may_bring_its_credential(storage, scope, name):
 
     from runlog.server.middleware import Authentication
 
-    guard = Authentication(inner, app.state.server.authenticator)
+    guard = Authentication(inner, app.state.server.authenticator, app.state.server.requests)
     await guard(
         {"type": "websocket", "path": "/api/logs/out", "headers": [], "query_string": b"", **scope},
         None,

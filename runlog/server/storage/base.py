@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from runlog.records import EventBatch, LogEvent
     from runlog.server.counting import GroupBy, Histogram, LineCount
     from runlog.server.keys import ApiKey
+    from runlog.server.metrics import Durations
     from runlog.server.query import Condition, LogQuery
     from runlog.server.run_summary import Kind, RunSummary, State
     from runlog.server.storage.shares import ProducerShare
@@ -179,6 +180,15 @@ class Pruned(NamedTuple):
     runs: int
     after: Position | None
     """Where to go on; `None` if there is nothing more to look at."""
+
+
+class Writing(NamedTuple):
+    """How writing goes."""
+
+    waiting: int
+    """Batches that wait."""
+    commits: Durations
+    """How long transactions took; raised by another thread."""
 
 
 class Size(NamedTuple):
@@ -345,6 +355,10 @@ class LogStorage(ABC):
     @abstractmethod
     async def read_statistics(self) -> Statistics:
         """Count."""
+
+    def writing(self) -> Writing | None:
+        """Return how writing goes; `None` if nothing waits for it."""
+        return None
 
     @abstractmethod
     async def read_size(self) -> Size:

@@ -138,6 +138,10 @@ class RestrictedStorage(LogStorage):
         """Refuse: how much others log is their business."""
         self._refuse()
 
+    def writing(self) -> NoReturn:
+        """Refuse."""
+        self._refuse()
+
     async def read_size(self) -> Size:
         """Refuse."""
         self._refuse()

@@ -22,6 +22,7 @@ from runlog.server.storage.base import (
     RunSet,
     Size,
     Statistics,
+    Writing,
 )
 from runlog.server.storage.sqlite.arrivals import arrival_before, last_arrival, read_arrivals
 from runlog.server.storage.sqlite.file import FileLock, prepare_file, storage_errors
@@ -229,6 +230,11 @@ class SQLiteStorage(LogStorage):
             )
         )
         return Statistics(*rows[0])
+
+    def writing(self) -> Writing | None:
+        """Look at the writer's queue."""
+        writer = self._writer
+        return Writing(writer.waiting, writer.commits) if writer is not None else None
 
     async def read_size(self) -> Size:
         """Ask SQLite for its pages, and the file system for the files' sizes."""

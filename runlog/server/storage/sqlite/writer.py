@@ -16,12 +16,14 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import msgspec
 
 from runlog.exceptions import StorageError
+from runlog.server.metrics import Durations
 from runlog.server.run_summary import merge, summarise
 from runlog.server.storage.base import Appended, ProducerGapError, clip_drops, says_goodbye
 from runlog.server.storage.sqlite.arrivals import last_arrival
@@ -105,6 +107,8 @@ class Writer:
         self._jobs: queue.SimpleQueue[_Job | _Change | None] = queue.SimpleQueue()
         self._change: _Change | None = None  # taken from the queue behind a group
         self._closing = False
+        self.commits = Durations()
+        """How long transactions with batches took."""
         self._forget()
         connection.execute("PRAGMA synchronous = FULL")  # NORMAL loses acknowledged commits in a power cut
         connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
@@ -112,6 +116,11 @@ class Writer:
         self._indexer = TextIndexer(connection)
         self._thread = threading.Thread(target=self._work, name="runlog-sqlite-writer", daemon=True)
         self._thread.start()
+
+    @property
+    def waiting(self) -> int:
+        """Batches and changes in the queue."""
+        return self._jobs.qsize()
 
     def submit(
         self, batch: EventBatch, observed_ns: int, loop: asyncio.AbstractEventLoop
@@ -226,6 +235,7 @@ class Writer:
         connection = self._connection
         with storage_errors(self._path):
             connection.execute("BEGIN IMMEDIATE")
+            started = time.perf_counter()
             try:
                 for job in group:
                     try:
@@ -233,6 +243,7 @@ class Writer:
                     except ProducerGapError as error:  # found before anything was written
                         job.outcome = error
                 connection.execute("COMMIT")
+                self.commits.observe(time.perf_counter() - started)
             except BaseException:
                 self._forget()
                 if connection.in_transaction:  # SQLite has rolled back by itself after some errors
