@@ -72,7 +72,7 @@ def lines_statement(reader: Reader, query: LogQuery, runs: RunSet | None) -> tup
         sign = ">" if query.order == "asc" else "<"
         after = Sql(f"(l.timestamp_ns, l.producer, l.seq) {sign} (?, ?, ?)", tuple(query.after))
     selects, parameters = [], []
-    for table, where in _sources(reader, query, runs):
+    for table, where in _sources(reader, query, runs, page=query.offset + query.limit):
         selects.append(f"SELECT {LINE_COLUMNS} FROM {table} WHERE {where.text} AND {after.text}")  # noqa: S608 - literals with question marks
         parameters += [*where.parameters, *after.parameters]
     direction = query.order.upper()
@@ -158,10 +158,12 @@ def read_histogram(
 # --- sources ------------------------------------------------------------------------------------------
 
 
-def _sources(reader: Reader, query: LogQuery, runs: RunSet | None) -> Iterator[Source]:
+def _sources(
+    reader: Reader, query: LogQuery, runs: RunSet | None, *, page: int | None = None
+) -> Iterator[Source]:
     where = query.where.sql()
     condition = Sql(f"({where.text})", where.parameters)
-    candidates = find_candidates(reader, query.where)
+    candidates = find_candidates(reader, query.where, page)
     if candidates is not None:
         rowids, upto = candidates
         if runs is not None:

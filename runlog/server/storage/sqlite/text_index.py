@@ -20,6 +20,7 @@ nowhere, until as many lines are gone as are left: then it is made anew.
 from __future__ import annotations
 
 import logging
+import math
 import sqlite3
 from typing import TYPE_CHECKING
 
@@ -48,6 +49,9 @@ Lines that a search looks up one by one.
 
 A search that may find more reads along an index instead: it has its page soon.
 """
+
+MIN_CANDIDATES = 1000
+"""So few lines are looked up in any case."""
 
 MAX_TRIGRAMS = 12
 """Trigrams of a word that are asked for; more of them hardly leave out more lines."""
@@ -132,13 +136,14 @@ class TextIndexer:
 # --- reading ------------------------------------------------------------------------------------------
 
 
-def find_candidates(reader: Reader, where: Condition) -> tuple[list[int], int] | None:
+def find_candidates(reader: Reader, where: Condition, page: int | None) -> tuple[list[int], int] | None:
     """
     Return where alone lines can be that meet a condition.
 
     Args:
         reader: In a transaction.
         where: The condition.
+        page: Lines that are wanted at most; `None` for all.
 
     Returns:
         Rowids, and the rowid from which on every line has to be looked at as well;
@@ -149,16 +154,18 @@ def find_candidates(reader: Reader, where: Condition) -> tuple[list[int], int] |
     if not trigrams:
         return None
     try:
-        ((upto,),) = reader.all("SELECT upto FROM text_index")
+        ((first, upto),) = reader.all("SELECT first, upto FROM text_index")
+        most = MAX_CANDIDATES
+        if page is not None:
+            # Among n lines of which c have the words, reading on until a page is full takes page * n / c.
+            most = min(most, max(math.isqrt(page * (upto - first)), MIN_CANDIDATES))
         question = " AND ".join('"' + trigram.replace('"', '""') + '"' for trigram in trigrams)
-        found = reader.all(
-            "SELECT rowid FROM logs_text WHERE logs_text MATCH ? LIMIT ?", question, MAX_CANDIDATES + 1
-        )
+        found = reader.all("SELECT rowid FROM logs_text WHERE logs_text MATCH ? LIMIT ?", question, most + 1)
     except sqlite3.Error as error:
         if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_INTERRUPT:
             raise
         return None  # there is no index, or none that can be read
-    if len(found) > MAX_CANDIDATES:
+    if len(found) > most:
         return None
     return [rowid for (rowid,) in found], upto
 
