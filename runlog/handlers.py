@@ -181,8 +181,6 @@ class APILogHandler(logging.Handler):
             worker = self._worker
             if worker is None or settings is not self._settings:
                 worker = self._resolve(settings)
-            if worker.is_own_thread:
-                return
             if (
                 not self._has_service
                 and own.get("flow_run_id") is None
@@ -195,6 +193,9 @@ class APILogHandler(logging.Handler):
             run = event.flow_run_id
             background = self._mode != "sync"
             name = event.event_name if event.task_run_id is None else None
+            if worker.is_own_thread:  # a finalizer of the program's, or a library that sending uses
+                worker.put_aside(encode_event(event, self._max_bytes), run=run)
+                return
             if name == "runlog.run.finished" and run is not None:
                 worker.put_last(event, run, self._max_bytes, background=background)
             elif name == "runlog.run.started" and run is not None:

@@ -289,6 +289,10 @@ class Batcher:
             return float("-inf")
         return self._oldest_at + self._batch_interval
 
+    def wait_for_more(self) -> None:
+        """Let what waits be due only when something is added to it."""
+        self._oldest_at = None
+
     def take(self) -> Batch | None:
         """
         Remove and return, oldest first, what fits in one batch; `None` if nothing waits.

@@ -127,6 +127,23 @@ class Intake:
             self._after_put(wake=wake and background)
         return taken
 
+    def put_aside(self, event: bytes, *, run: str | None = None) -> None:
+        """
+        Take an event of the thread that sends.
+
+        It goes with the next one of another thread, or at the end: if it were a
+        reason to send, and sending the reason for it, there would be no end.
+        """
+        with self.lock:
+            was_idle = self.queue.next_due() is None
+            now = self._clock()
+            if self.queue.has_room(len(event)):
+                self._accept(event, run, now)
+            else:
+                self._drop_new(run, now)
+            if was_idle:
+                self.queue.wait_for_more()
+
     def put_first(self, event: bytes, run: str, *, background: bool = True) -> bool:
         """Take the event with which a flow run begins, and count the run's events from it on."""
         with self.lock:
@@ -138,9 +155,10 @@ class Intake:
         Take the event with which a flow run ends, and tell in it how many there were.
 
         Its attribute ``runlog.run.lines`` counts the events of the run, and of
-        the flow runs inside it, that were taken here since `put_first`, this
-        one included: so the server can prove that it has all of them. A run
-        that began in another process is not counted.
+        the flow runs inside it, that were put here since `put_first`, this one
+        and those that were dropped included: so the server can prove that it
+        has all of them, or tell how many it has not. A run that began in
+        another process is not counted.
         """
         if run not in self._lines_of:
             return self.put(encode_event(event, max_bytes), background=background)
@@ -165,7 +183,9 @@ class Intake:
         while self._reentered:
             event, run = self._reentered.popleft()
             now = self._clock()
-            wake |= self._accept(event, run, now) if self.queue.has_room(len(event)) else self._drop_new(now)
+            wake |= (
+                self._accept(event, run, now) if self.queue.has_room(len(event)) else self._drop_new(run, now)
+            )
         return wake
 
     def _after_put(self, *, wake: bool) -> None:
@@ -199,7 +219,7 @@ class Intake:
             # All that is held is in flight.
         elif self._limits.when_full == "block" and not final and self._may_wait():
             return None, False
-        return False, self._drop_new(now)
+        return False, self._drop_new(run, now)
 
     def _accept(self, event: bytes, run: str | None, now: float) -> bool:
         self.accepted += 1
@@ -217,7 +237,8 @@ class Intake:
             run = self._ended_in.get(run)
         return run
 
-    def _drop_new(self, now: float) -> bool:
+    def _drop_new(self, run: str | None, now: float) -> bool:
+        self._count(run)
         reason = self.queue.drop_reason
         self.dropped[reason] += 1
         self._drops += 1

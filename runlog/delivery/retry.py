@@ -1,5 +1,5 @@
 """
-What an answer of the server means, and when to try again. Pure: no I/O, no clock, no randomness of its own.
+What an answer of the server means, and when to try again. Pure: no I/O, no randomness of its own.
 
 `judge` is the one place that decides whether a failure is worth another try;
 `Backoff` says how long to wait for it.
@@ -7,7 +7,9 @@ What an answer of the server means, and when to try again. Pure: no I/O, no cloc
 
 from __future__ import annotations
 
+import email.utils
 import enum
+import time
 from dataclasses import dataclass
 
 
@@ -27,6 +29,20 @@ class Answer:
     """One line for people, without secrets."""
     is_verdict: bool = True
     """Whether the log server itself speaks, and not a proxy before it, which knows nothing of the lines."""
+
+
+def retry_after_seconds(value: str | None) -> float | None:
+    """Return the seconds in a ``Retry-After`` header (:rfc:`9110`, 10.2.3), which may also be a date."""
+    if value is None:
+        return None
+    try:
+        return max(0.0, float(value))
+    except ValueError:
+        pass
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
+    except ValueError:
+        return None
 
 
 MAX_RETRY_AFTER = 3600.0

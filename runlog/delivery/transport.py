@@ -9,15 +9,15 @@ nothing for trouble on the way: that is an answer without a status.
 from __future__ import annotations
 
 import codecs
-import email.utils
 import time
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import msgspec
 
 from runlog.delivery import lifecycle
-from runlog.delivery.retry import Answer
+from runlog.delivery.prefect_dialect import PrefectDialect, Reply, is_csrf_refusal
+from runlog.delivery.retry import Answer, retry_after_seconds
 from runlog.discovery import find_local_server, local_credentials
 from runlog.records import DropMarker, EventBatch, decode_batch
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from runlog._http import Client
     from runlog.delivery.batching import Batch
+    from runlog.delivery.prefect_dialect import Exchange
     from runlog.delivery.producer import Producer
 
 CONNECT_TIMEOUT = 3.0
@@ -40,6 +41,14 @@ MAX_ANSWER_BYTES = 65_536
 """Most bytes that an answer may have: ours has thirty, and memory is not a stranger's to fill."""
 
 BATCHES_PATH = "/runlog/v1/batches"
+STATUS_PATH = "/runlog/v1/status"
+
+NO_SERVER = "neither runlog nor Prefect answers there; the address of both ends in /api"
+
+DIALECT_LIFETIME = 300.0
+"""Seconds after which a Prefect server is asked again whether it is a runlog server by now."""
+
+Dialect = Literal["runlog", "prefect"]
 
 
 class Transport(Protocol):
@@ -96,7 +105,11 @@ _inherited: list[Client] = []
 
 class HTTPTransport:
     """
-    Send batches to a runlog server.
+    Send batches to a runlog server, or lines to a Prefect server.
+
+    Which of them it is shows in what it can do: a server that has no route for
+    batches, and stores a list of no logs, is Prefect's, see
+    `runlog.delivery.prefect_dialect`.
 
     Args:
         api_url: API address, such as ``http://127.0.0.1:4210/api``; `None`
@@ -119,6 +132,8 @@ class HTTPTransport:
         self._headers = dict(headers or {})
         self._given_client = client
         self._client: Client | None = None
+        self._prefect: PrefectDialect | None = None
+        self._prefect_until = float("-inf")
 
     def __repr__(self) -> str:
         return f"<HTTPTransport to {self.target or 'no server'}>"
@@ -133,6 +148,11 @@ class HTTPTransport:
         server = find_local_server(self._home)
         return server.url.rstrip("/") if server else None
 
+    @property
+    def dialect(self) -> Dialect:
+        """How the server is spoken to: ``prefect`` cannot store exactly once, and keeps no extras."""
+        return "prefect" if self._prefect is not None else "runlog"
+
     def _credentials(self, target: str) -> dict[str, str]:
         """Return the given headers; for this machine's own server, with what it takes from its own user."""
         if self._api_url is not None:
@@ -146,23 +166,54 @@ class HTTPTransport:
             return Answer(None, detail="no log server is running on this machine")
         http, client = self._open()
         self._deadline.at = time.monotonic() + timeout
-        try:
+        timeouts = http.Timeout(timeout, connect=min(timeout, CONNECT_TIMEOUT))
+        fixed = {"Content-Type": "application/json", **self._credentials(target)}
+
+        def exchange(
+            method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None
+        ) -> Reply:
             with client.stream(
-                "POST",
-                target + BATCHES_PATH,
-                content=encode_batch(producer, batch),
-                headers={"Content-Type": "application/json", **self._credentials(target)},
-                timeout=http.Timeout(timeout, connect=min(timeout, CONNECT_TIMEOUT)),
+                method,
+                target + path,
+                content=body,
+                headers={**fixed, **(headers or {})},
+                timeout=timeouts,
                 follow_redirects=False,
             ) as response:
-                body = b""
+                found = b""
                 for part in response.iter_bytes():
-                    body += part
-                    if len(body) > MAX_ANSWER_BYTES:
-                        return Answer(None, detail=f"an answer of more than {MAX_ANSWER_BYTES} bytes")
-                return read_answer(response.status_code, response.headers, body)
+                    found += part
+                    if len(found) > MAX_ANSWER_BYTES:
+                        raise ValueError(f"an answer of more than {MAX_ANSWER_BYTES} bytes")
+                return Reply(response.status_code, response.headers, found)
+
+        try:
+            return self._send(exchange, producer, batch)
         except (http.HTTPError, http.InvalidURL, OSError, ValueError) as error:
             return Answer(None, detail=f"{type(error).__name__}: {error}".rstrip(": "))
+
+    def _send(self, exchange: Exchange, producer: Producer, batch: Batch) -> Answer:
+        if self._prefect is not None and time.monotonic() < self._prefect_until:
+            answer = self._prefect.send(exchange, batch)
+            if answer.status in (404, 405):
+                self._prefect = None  # it is something else by now
+            return answer
+        reply = exchange("POST", BATCHES_PATH, encode_batch(producer, batch))
+        if reply.status not in (404, 405) and not is_csrf_refusal(reply):
+            self._prefect = None
+            return read_answer(*reply)
+        # No route for batches. Not ours, or ours behind something that does not let them through?
+        if exchange("GET", STATUS_PATH).status == 404:
+            prefect = self._prefect or PrefectDialect()
+            if prefect.is_spoken(exchange):
+                self._prefect, self._prefect_until = prefect, time.monotonic() + DIALECT_LIFETIME
+                return prefect.send(exchange, batch)
+        answer = read_answer(*reply)
+        return replace(answer, detail=f"{answer.detail}; {NO_SERVER}")
+
+    def prepare(self) -> None:
+        """Load and build at once what the first batch would."""
+        self._open()
 
     def _open(self) -> tuple[ModuleType, Client]:
         """Return the HTTP module and a client, loading and building them for the first batch."""
@@ -213,7 +264,7 @@ def read_answer(status: int, headers: Mapping[str, str], body: bytes) -> Answer:
         status,
         acked=acked,
         expected=_integer(facts.get("expected")),
-        retry_after=_seconds(headers.get("retry-after")),
+        retry_after=retry_after_seconds(headers.get("retry-after")),
         detail=f"HTTP {status} {detail[:500]}".rstrip(),
         is_verdict="detail" in facts,
     )
@@ -221,20 +272,6 @@ def read_answer(status: int, headers: Mapping[str, str], body: bytes) -> Answer:
 
 def _integer(value: Any) -> int | None:
     return value if type(value) is int else None
-
-
-def _seconds(value: str | None) -> float | None:
-    """Seconds in a ``Retry-After`` header (:rfc:`9110`, 10.2.3), which may also be a date."""
-    if value is None:
-        return None
-    try:
-        return max(0.0, float(value))
-    except ValueError:
-        pass
-    try:
-        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
-    except ValueError:
-        return None
 
 
 def _tail(batch: EventBatch, seq: int) -> EventBatch:

@@ -109,6 +109,7 @@ class DeliveryWorker:
         self.put = self._intake.put
         self.put_first = self._intake.put_first
         self.put_last = self._intake.put_last
+        self.put_aside = self._intake.put_aside
         self._reset()
 
     def _reset(self) -> None:
@@ -215,6 +216,10 @@ class DeliveryWorker:
 
     def _run(self, generation: int) -> None:
         self._sender_ident = threading.get_ident()
+        # An import at the end of a program that was interrupted would change its exit code.
+        prepare = getattr(self._transport, "prepare", None)
+        if prepare is not None and self._transport.target is not None:
+            prepare()
         while self._generation == generation:
             try:
                 with self._send_lock:
@@ -241,9 +246,10 @@ class DeliveryWorker:
         with self._intake.lock:
             self._intake.admit_reentered()
             due = float("-inf") if self._lane.is_sending else self._intake.queue.next_due()
+            waiting = self._intake.queue.next_seq > self._intake.queue.first_seq
             if due is not None:
                 due = min(due, self._linger_until)
-            if due is not None and self._flush_seq >= self._intake.queue.first_seq:
+            if waiting and self._flush_seq >= self._intake.queue.first_seq:
                 due = float("-inf")
         is_due = due is not None and due <= now
         if self._spool is not None and (is_due or self._backlogs or now >= self._look_for_backlogs_at):
@@ -521,7 +527,8 @@ class DeliveryWorker:
 
         ``accepted`` events were taken in, ``queued`` of them wait or are in
         flight, ``dropped`` counts by reason; ``acked`` is the seq up to which
-        the server has everything, -1 for nothing.
+        the server has everything, -1 for nothing. ``exactly_once`` is false for a
+        Prefect server, which stores a line again that is sent again.
         """
         with self._intake.lock:
             return {
@@ -533,6 +540,7 @@ class DeliveryWorker:
                 "queued_bytes": self._intake.queue.held_bytes,
                 "dropped": self._intake.dropped | ({"rejected": self._rejected} if self._rejected else {}),
                 "last_error": self._last_error,
+                "exactly_once": getattr(self._transport, "dialect", "runlog") == "runlog",
             }
 
     def report_undelivered(self) -> None:

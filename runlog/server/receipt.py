@@ -4,10 +4,10 @@ The judgement on a run: whether all that was logged in it is stored, and if not,
 A storage tells what each producer sent (`runlog.server.storage.shares`); here
 that becomes an answer. A run is complete only if that is proven: its beginning and
 its end are stored, and those of what was opened in it; no seq between its lines
-is missing or was given up, every producer that said how many lines it sent has
-that many stored, and of every other it is known that nothing more follows. Where
-something is lost that may have been another run's, or may still be on its way,
-the run is neither complete nor incomplete: it is not proven.
+is missing or was given up; every producer that said how many lines were logged
+has that many stored, and of every other it is known that nothing more follows.
+Where something is lost that may have been another run's, or may still be on its
+way, the run is neither complete nor incomplete: it is not proven.
 
 A process of which no line arrived is not known, and so not missed.
 """
@@ -31,13 +31,6 @@ if TYPE_CHECKING:
 
 ReceiptVerdict = Literal["complete", "not proven", "not complete"]
 """``not proven``: nothing is known to be missing, but something may be."""
-
-COUNTED_DROPS: frozenset[str] = frozenset({"rejected"})
-"""
-Reasons of drop markers whose lines a producer counts for their run, as it had taken them.
-
-Others are given up at the door, uncounted.
-"""
 
 
 class MissingRange(msgspec.Struct):
@@ -76,7 +69,7 @@ class ProducerReceipt(msgspec.Struct):
     missing_ranges: list[MissingRange]
     goodbye: bool
     expected: int | None
-    """Lines that it says it had sent when it ended the run."""
+    """Lines that it says were logged until it ended the run."""
     arrived: int | None
     """How many of those are stored."""
 
@@ -169,15 +162,13 @@ def _at_most(share: ProducerShare) -> dict[str, int]:
     """
     Return how many lines of the run were given up at most between its first and its last, by reason.
 
-    Where the producer counted the lines that it took, up to its last one, no more
-    of those can be lost than the count exceeds what is stored.
+    Where the producer counted what was logged, up to its last line, no more can
+    be lost than the count exceeds what is stored.
     """
     found = share.dropped_by_reason
     if share.expected is not None and share.arrived == share.stored:
         short = max(0, share.expected - share.arrived - share.removed)
-        found = {
-            reason: min(count, short) if reason in COUNTED_DROPS else count for reason, count in found.items()
-        }
+        found = {reason: min(count, short) for reason, count in found.items()}
     return {reason: count for reason, count in found.items() if count}
 
 
@@ -212,7 +203,7 @@ def _losses(run: RunSummary, shares: Sequence[ProducerShare]) -> Iterator[str]:
             yield f"{_lines(share.removed)} of {who} were stored and have been removed since, by retention"
         # Whether what was removed came before the end of the run or after it is not known any more.
         if share.expected is not None and not 0 <= share.expected - share.arrived <= share.removed:
-            yield f"{who} sent {_lines(share.expected)} of this run, {share.arrived:,} are stored"
+            yield f"{who} logged {_lines(share.expected)} of this run, {share.arrived:,} are stored"
 
 
 def _losses_below(runs: Sequence[tuple[RunSummary, Sequence[ProducerShare]]]) -> Iterator[str]:
@@ -226,7 +217,7 @@ def _losses_below(runs: Sequence[tuple[RunSummary, Sequence[ProducerShare]]]) ->
         for share in shares:
             if share.expected is not None and not 0 <= share.expected - share.arrived <= share.removed:
                 yield (
-                    f"producer {share.producer} sent {_lines(share.expected)} of {who}, "
+                    f"producer {share.producer} logged {_lines(share.expected)} of {who}, "
                     f"{share.arrived:,} are stored"
                 )
 

@@ -97,6 +97,7 @@ def test_flush_delivers(make_worker):
         "queued_bytes": 0,
         "dropped": {},
         "last_error": "",
+        "exactly_once": True,
     }
 
 
