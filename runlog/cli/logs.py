@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -18,9 +19,10 @@ from runlog.cli.options import (
     url_option,
 )
 from runlog.cli.output import Output, note
+from runlog.exceptions import QueryError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
     from datetime import tzinfo
 
     from runlog.cli.output import ColorChoice
@@ -28,6 +30,12 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("run")
+@click.option(
+    "-q",
+    "--query",
+    metavar="EXPRESSION",
+    help='Which lines, as in: level>=warning table=orders "time out" -retry since:10m',
+)
 @click.option("--level", type=LevelType(), help="Lowest level, by name or number.")
 @click.option("--search", metavar="TEXT", help='Words, "phrases", -without and +with, in message and logger.')
 @click.option("--task", metavar="TASK", help="Only lines of this task: its name, or a task run's name or id.")
@@ -48,6 +56,7 @@ if TYPE_CHECKING:
 def logs(
     *,
     run: str,
+    query: str | None,
     level: int | str | None,
     search: str | None,
     task: str | None,
@@ -75,10 +84,12 @@ def logs(
         raise click.UsageError("--tail and --head exclude each other: give one of them")
     earliest, latest = moment(since, zone, "--since"), moment(until, zone, "--until")
     output = Output(color)
-    with open_reader(url) as reader:
+    with pointing_at(query), open_reader(url) as reader:
         run_id = reader.run(run)["id"]
         found: Iterable[dict[str, Any]] = reader.logs(
             run=run_id,
+            query=query,
+            timezone=getattr(zone, "key", None),
             level=level,
             search=search,
             task=task,
@@ -97,4 +108,20 @@ def logs(
         else:
             count = output.objects(found, array=output_format == "json")
     if count == 0:
-        note("no lines match" if any((level, search, task, logger, since, until)) else "no lines")
+        note("no lines match" if any((query, level, search, task, logger, since, until)) else "no lines")
+
+
+@contextlib.contextmanager
+def pointing_at(expression: str | None) -> Iterator[None]:
+    """Show, above the error of a wrong expression, where in it the fault is."""
+    try:
+        yield
+    except QueryError as error:
+        if expression is not None and error.position is not None and error.position <= len(expression):
+            from rich.cells import cell_len  # noqa: PLC0415 - only when something went wrong
+
+            from runlog.rendering import visible  # noqa: PLC0415 - the same
+
+            click.echo(f"  {visible(expression)}", err=True)
+            click.echo(f"  {' ' * cell_len(visible(expression[: error.position]))}^", err=True)
+        raise

@@ -166,6 +166,8 @@ class LogReader:
         run: str | None = None,
         flow_run_id: str | None = None,
         task_run_id: str | None = None,
+        query: str | None = None,
+        timezone: str | None = None,
         level: int | str | None = None,
         search: str | None = None,
         task: str | None = None,
@@ -186,6 +188,9 @@ class LogReader:
                 tasks and sub-flows. Use `run` to turn a name into an id.
             flow_run_id: Lines whose own flow run this is.
             task_run_id: Lines whose own task run this is.
+            query: An expression, such as ``level>=warning table=orders -retry``.
+            timezone: Zone of times in *query* that name none, such as
+                ``Europe/Paris``; by default UTC.
             level: Lowest level, as a number or a name.
             search: Words, ``"phrases"``, ``-without`` and ``+with``, in message
                 and logger name.
@@ -197,13 +202,16 @@ class LogReader:
             limit: Most lines to yield; `None` for all.
 
         Raises:
-            QueryError: If the server cannot make sense of a filter.
+            QueryError: If the server cannot make sense of a filter. Of a wrong
+                expression it has the ``position``.
             APIError: If the server cannot be reached, or answers with an error.
         """
-        query = {
+        asked = {
             "run": run,
             "flow_run_id": flow_run_id,
             "task_run_id": task_run_id,
+            "query": query,
+            "timezone": timezone if query is not None else None,
             "level": level,
             "search": search,
             "task": task,
@@ -212,7 +220,7 @@ class LogReader:
             "until": _rfc3339(until),
             "order": order,
         }
-        return self._pages("/logs", "logs", query, PAGE_SIZE, limit)
+        return self._pages("/logs", "logs", asked, PAGE_SIZE, limit)
 
     def runs(
         self,
@@ -403,7 +411,11 @@ class LogReader:
         if status == 409 and looked_for is not None and isinstance(facts, dict):
             raise _ambiguous(looked_for, facts.get("candidates") or [])
         if status in {400, 422}:
-            raise QueryError(detail or f"the log server cannot make sense of the query (HTTP {status})")
+            place = facts.get("position") if isinstance(facts, dict) else None
+            raise QueryError(
+                detail or f"the log server cannot make sense of the query (HTTP {status})",
+                position=place if type(place) is int and place >= 0 else None,
+            )
         raise APIError(
             f"the log server at {self._shown_url} answered GET {path} with HTTP {status} {detail}".rstrip(),
             status=status,
