@@ -46,9 +46,19 @@ _OWN_RUN = re.compile(r"/api/(flows|flow_runs|task_runs)/[^/]+")
 LOWEST_API_VERSION = (0, 8, 0)
 """Of Prefect's API, as in the header of its clients."""
 
+DATA_POLICY = "default-src 'none'; frame-ancestors 'none'"
+"""For answers that are data: nothing in them is run or shown, whatever somebody logged."""
+
+PAGE_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; font-src 'self'; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+"""For pages: only files of this server, no script or style within the page, no other host."""
+
 _HEADERS = {
     "X-Content-Type-Options": "nosniff",
-    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-store",
 }
@@ -68,6 +78,8 @@ class SecurityHeaders:
                 headers = MutableHeaders(scope=message)
                 for name, value in _HEADERS.items():
                     headers.setdefault(name, value)
+                is_page = headers.get("content-type", "").startswith("text/html")
+                headers.setdefault("Content-Security-Policy", PAGE_POLICY if is_page else DATA_POLICY)
             await send(message)
 
         await self._app(scope, receive, send_with_headers)
