@@ -3,54 +3,21 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 from pathlib import Path
 
 import pytest
+from prefect_environment import needs_prefect, run_prefect
 
 from runlog.server.app import BackgroundServer
 
-REPOSITORY = Path(__file__).parents[2]
 SCRIPT = Path(__file__).with_name("prefect_client.py")
 
-
-def prefect_python():
-    named = os.environ.get("RUNLOG_TEST_PREFECT_PYTHON")
-    own = REPOSITORY / ".venv-prefect" / "bin" / "python"
-    if named:
-        return named
-    return str(own) if own.exists() else None
-
-
-# At import: the fixture that keeps the environment out of tests hides the variable from them.
-PREFECT_PYTHON = prefect_python()
-
-needs_prefect = pytest.mark.skipif(
-    PREFECT_PYTHON is None,
-    reason="no environment with Prefect: neither RUNLOG_TEST_PREFECT_PYTHON nor .venv-prefect",
-)
 
 ALL = [0, 1, 2, 3, 4, 5]
 
 
-def run_client(url, home, **environment):
-    result = subprocess.run(
-        [PREFECT_PYTHON, str(SCRIPT)],
-        env={
-            **os.environ,
-            "PREFECT_HOME": str(home),
-            "PREFECT_API_URL": url,
-            "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "error",
-            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-            "DO_NOT_TRACK": "1",
-            **environment,
-        },
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+def run_client(url, home, **settings):
+    result = run_prefect(url, home, SCRIPT, **settings)
     assert result.returncode == 0, result.stderr
     return json.loads(result.stdout), result.stderr
 

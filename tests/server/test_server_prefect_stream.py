@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from test_server_prefect_client import PREFECT_PYTHON, needs_prefect
+from prefect_environment import PREFECT_PYTHON, needs_prefect
 
 from runlog.server.app import BackgroundServer
 
