@@ -22,6 +22,7 @@ import sys
 import tempfile
 import threading
 import time
+from itertools import chain
 
 BURST = 1000
 """Calls of one kind before it is the other's turn."""
@@ -70,7 +71,7 @@ def measure(threads: int, calls: int) -> tuple[list[int], list[int]]:
         worker.start()
     for worker in workers:
         worker.join()
-    return sum(floor, []), sum(ours, [])
+    return list(chain.from_iterable(floor)), list(chain.from_iterable(ours))
 
 
 def percentiles(times: list[int]) -> dict[str, float]:
@@ -106,14 +107,16 @@ def run_child(threads: int, calls: int) -> None:
         "accepted": facts["accepted"],
         "dropped": facts["dropped"],
     }
-    print(json.dumps(result))  # noqa: T201
+    print(json.dumps(result))
 
 
 def main() -> None:
     """Start a server, measure in programs of their own, print a table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[1])
     parser.add_argument("--calls", type=int, default=50_000, help="calls of each kind (default 50000)")
-    parser.add_argument("--threads", type=int, nargs="+", default=[1, 8], help="numbers of threads (default 1 8)")
+    parser.add_argument(
+        "--threads", type=int, nargs="+", default=[1, 8], help="numbers of threads (default 1 8)"
+    )
     parser.add_argument("--durability", choices=["memory", "spool", "sync"], default="spool")
     parser.add_argument("--json", action="store_true", help="print JSON in place of a table")
     parser.add_argument("--child", type=int, help=argparse.SUPPRESS)
@@ -140,26 +143,27 @@ def main() -> None:
             found = {}
             for threads in options.threads:
                 command = [sys.executable, __file__, "--child", str(threads), "--calls", str(options.calls)]
-                child = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+                child = subprocess.run(
+                    command, env=environment, stdout=subprocess.PIPE, text=True, check=True
+                )
                 found[threads] = json.loads(child.stdout.splitlines()[-1])
         finally:
             server.terminate()
             server.wait()
     if options.json:
-        print(json.dumps(found, indent=2))  # noqa: T201
+        print(json.dumps(found, indent=2))
         return
-    print(  # noqa: T201
+    print(
         f"Python {platform.python_version()}, {os.cpu_count()} CPUs, {options.durability}, "
         f"{options.calls} calls of each kind, microseconds\n"
     )
-    print("threads  handler        p50      p99    p99.9     worst")  # noqa: T201
+    print("threads  handler         p50       p99     p99.9     worst")
     for threads, figures in found.items():
         for name in ("floor", "runlog"):
             row = figures[name]
-            print(  # noqa: T201
-                f"{threads:7}  {name:8} {row['p50']:9.1f} {row['p99']:8.1f} {row['p99.9']:8.1f} {row['worst']:9.1f}"
-            )
-        print(f"         dropped {sum(figures['dropped'].values())} of {figures['accepted']}")  # noqa: T201
+            shown = "".join(f"{row[share]:10.1f}" for share in ("p50", "p99", "p99.9", "worst"))
+            print(f"{threads:7}  {name:8}{shown}")
+        print(f"         dropped {sum(figures['dropped'].values())} of {figures['accepted']}")
 
 
 if __name__ == "__main__":
