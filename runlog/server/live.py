@@ -14,10 +14,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
+from runlog.exceptions import QueryTimeoutError
 from runlog.server.run_summary import FINISHED
 from runlog.server.run_tree import RunTree
 from runlog.server.storage.base import StoredLine
@@ -38,6 +40,12 @@ MAX_TAIL_BYTES = 16 * 1024 * 1024
 MAX_STEP_LINES = 250
 MAX_STEP_BYTES = 128 * 1024
 """What a follower takes at a time: some milliseconds of work, and all that a stalled one holds."""
+
+MAX_STEP_S = 0.01
+"""A step ends behind the line at which its filter has taken this long: others wait meanwhile."""
+
+SLOW_WINDOWS = (2000, 100, 5)
+"""Arrivals that are looked at in the storage together, once a question took too long, and again."""
 
 _LINE_BYTES = 400
 """Of a line without its texts."""
@@ -252,6 +260,8 @@ class Follower:
         self._where = where
         self._within = within
         self._tree: RunTree | None = None
+        self._windows = list(SLOW_WINDOWS)
+        self._window: int | None = None
         self._head = head
         self._is_closed = False
         self.cursor = after
@@ -271,6 +281,7 @@ class Follower:
 
         Raises:
             StorageError: If the storage cannot be read.
+            QueryTimeoutError: If the filter takes too long for a handful of lines.
         """
         loop = asyncio.get_running_loop()
         deadline = None if timeout_s is None else loop.time() + timeout_s
@@ -298,20 +309,39 @@ class Follower:
         if lines is not None:
             if self._within is not None and self._tree is None:
                 self._tree = RunTree(self._within, await self._storage.read_tree(self._within))
-            found = [line for line in lines if self._passes(line.line.event)]
-            self.cursor = lines[-1].arrival
-            return Step(found, self.cursor)
+            return self._filter(lines)
         self._tree = None  # the storage will know more runs than we do
         if self._is_up_to_date:
             self._is_up_to_date = False
             self._run_may_have_ended = self._within is not None
             return Step([], self.cursor, fell_behind=True)
-        page = await self._storage.read_arrivals(
-            self.cursor, where=self._where, within=self._within, limit=MAX_STEP_LINES
-        )
+        try:
+            page = await self._storage.read_arrivals(
+                self.cursor,
+                where=self._where,
+                within=self._within,
+                upto=None if self._window is None else self.cursor + self._window,
+                limit=MAX_STEP_LINES,
+            )
+        except QueryTimeoutError:
+            if not self._windows:
+                raise
+            self._window = self._windows.pop(0)
+            return Step([], self.cursor)
         # An end is never read twice, even if the storage's newest lines are gone.
         self.cursor = page.upto if page.upto > self.cursor else max(self._head, self._tail.last)
         return Step([LiveLine(arrival, line) for arrival, line in page.lines], self.cursor)
+
+    def _filter(self, lines: list[LiveLine]) -> Step:
+        found = []
+        give_up_at = time.perf_counter() + MAX_STEP_S
+        for line in lines:
+            if self._passes(line.line.event):
+                found.append(line)
+            self.cursor = line.arrival
+            if time.perf_counter() > give_up_at:
+                break
+        return Step(found, self.cursor)
 
     def _passes(self, event: LogEvent) -> bool:
         if self._tree is not None:

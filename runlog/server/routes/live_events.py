@@ -19,7 +19,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.routing import Route
 
-from runlog.exceptions import QueryError, StorageError
+from runlog.exceptions import QueryError, QueryTimeoutError, StorageError
 from runlog.server.answers import log_answer
 from runlog.server.frames import chunks
 from runlog.server.principal import principal_of
@@ -127,7 +127,7 @@ class EventStream(Response):
                         await send(_part(chunk))
                     # Writing waits only for a slow client: others must get their turn as well.
                     await asyncio.sleep(0)
-        except StorageError as error:
+        except (StorageError, QueryTimeoutError) as error:
             logger.error("%s", error)  # noqa: TRY400 - its text says all; the client comes back by itself
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -21,8 +22,15 @@ from starlette.responses import Response
 from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from runlog.exceptions import QueryError, RunlogError, StorageError
+from runlog.exceptions import (
+    MissingDependencyError,
+    QueryError,
+    QueryTimeoutError,
+    RunlogError,
+    StorageError,
+)
 from runlog.server.answers import log_answer, prefect_log
+from runlog.server.expression import parse_expression
 from runlog.server.frames import MessageWriter
 from runlog.server.prefect_filter import parse_filter
 from runlog.server.query import AllOf
@@ -39,7 +47,7 @@ from runlog.server.subscription import (
     first_of,
     place_of,
 )
-from runlog.server.times import parse_time
+from runlog.server.times import parse_moment, parse_time
 from runlog.server.validation import Faults
 
 if TYPE_CHECKING:
@@ -190,7 +198,7 @@ async def _wish(websocket: WebSocket, protocol: Protocol) -> Wish:
         if protocol == "runlog":
             return _runlog_wish(message)
         return _prefect_wish(message)
-    except ValueError as error:
+    except (ValueError, MissingDependencyError) as error:
         raise ClosingError(PROTOCOL_ERROR, f"Invalid filter: {error}") from error
 
 
@@ -209,13 +217,18 @@ def _runlog_wish(message: dict[str, Any]) -> Wish:
         heartbeat = DEFAULT_HEARTBEAT
     if isinstance(heartbeat, bool) or not isinstance(heartbeat, int | float):
         raise QueryError("heartbeat must be a number of seconds")
+    now_ns = time.time_ns()
     conditions = [_condition(message.get("filter"))]
-    since, cursor = message.get("since"), _text(message, "cursor")
+    query, cursor, since = _text(message, "query"), _text(message, "cursor"), message.get("since")
+    if query is not None:
+        conditions.append(parse_expression(query, now_ns=now_ns))
+    if since is not None:
+        since = parse_moment(since, now_ns=now_ns) if isinstance(since, str) else parse_time(since)
     return Wish(
         where=AllOf(tuple(one for one in conditions if one != AllOf())),
         run=_text(message, "run"),
         after=place_of(cursor) if cursor is not None else None,
-        since_ns=parse_time(since) if since is not None else None,
+        since_ns=since,
         heartbeat_s=check_heartbeat(heartbeat),
     )
 
@@ -256,6 +269,8 @@ async def _tell(subscription: Subscription, writer: MessageWriter, protocol: Pro
                 await writer.write(messages(news, subscription, writer.envelope))
                 # Writing waits only for a slow client: others must get their turn as well.
                 await asyncio.sleep(0)
+    except QueryTimeoutError as error:
+        raise ClosingError(POLICY_VIOLATION, str(error)) from error
     except StorageError as error:
         logger.error("%s", error)  # noqa: TRY400 - its text says all
         raise ClosingError(INTERNAL_ERROR, "the store of lines cannot be used at the moment") from error

@@ -8,6 +8,7 @@ store with a narrow filter asks several short questions and never a long one.
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 from runlog.server.query import AnyOf, RunIn
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 MAX_SCANNED = 20_000
 """Rowids that one question looks at: some 10 MB of rows, 20 to 100 ms."""
 
-
 MAX_PAGE_BYTES = 256 * 1024
 """Of messages and attributes in one answer: a reader that does not go on holds no more."""
 
@@ -40,6 +40,10 @@ def last_arrival(connection: sqlite3.Connection) -> int:
 
 def arrival_before(connection: sqlite3.Connection, timestamp_ns: int) -> int:
     """Return the arrival before the first line that has this timestamp or a later one."""
+    (oldest_ns,) = connection.execute("SELECT min(timestamp_ns) FROM logs").fetchone()
+    if oldest_ns is not None and oldest_ns >= timestamp_ns:  # everything: no need to look at each
+        (first,) = connection.execute("SELECT min(rowid) FROM logs").fetchone()
+        return int(first) - 1
     (first,) = connection.execute(
         "SELECT min(rowid) FROM logs INDEXED BY logs_by_time WHERE timestamp_ns >= ?", (timestamp_ns,)
     ).fetchone()
@@ -89,11 +93,12 @@ def read_arrivals(
         (*parameters, limit),
     )
     rows, size = [], 0
-    for row in cursor:
-        rows.append(row)
-        size += len(row[MESSAGE]) + len(row[MESSAGE + 1] or "")
-        if size >= MAX_PAGE_BYTES:
-            break
+    with contextlib.closing(cursor):  # one that is left early would keep this view of the data
+        for row in cursor:
+            rows.append(row)
+            size += len(row[MESSAGE]) + len(row[MESSAGE + 1] or "")
+            if size >= MAX_PAGE_BYTES:
+                break
     lines = stored_lines([row[:-1] for row in rows], reader.producer, reader.logger, reader.scope)
     found = list(zip([row[-1] for row in rows], lines, strict=True))
     is_whole = len(found) < limit and size < MAX_PAGE_BYTES
