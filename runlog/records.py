@@ -210,11 +210,17 @@ def format_timestamp(timestamp_ns: int) -> str:
 
     A time outside the years 1 to 9999 becomes the nearest that text can hold.
     """
+    seconds, microseconds = divmod(timestamp_ns // 1000, 1_000_000)
     try:
-        moment = _EPOCH + timedelta(microseconds=timestamp_ns // 1000)
+        return f"{_format_second(seconds)}.{microseconds:06d}Z"
     except OverflowError:
-        moment = (datetime.max if timestamp_ns > 0 else datetime.min).replace(tzinfo=UTC)  # noqa: DTZ901 - aware at once
-    return moment.isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
+        return "9999-12-31T23:59:59.999999Z" if timestamp_ns > 0 else "0001-01-01T00:00:00.000000Z"
+
+
+@functools.lru_cache(maxsize=1024)
+def _format_second(seconds: int) -> str:
+    """Return a time without its fraction: lines that are read together have few different ones."""
+    return (_EPOCH + timedelta(seconds=seconds)).isoformat().removesuffix("+00:00")
 
 
 # --- decoding -----------------------------------------------------------------------------------------
