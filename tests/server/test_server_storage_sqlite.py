@@ -11,9 +11,9 @@ from server_lines import FLOW, OTHER_PRODUCER, PRODUCER, batch, line
 from storage_contract import StorageContract, messages
 
 from runlog.exceptions import SchemaVersionError, StorageError, StorageFullError
-from runlog.server.query import LogQuery, RunIn
+from runlog.server.query import LevelBetween, LogQuery, RunIn
 from runlog.server.storage.base import ProducerGapError
-from runlog.server.storage.sqlite import SQLiteStorage, reader, writer
+from runlog.server.storage.sqlite import SQLiteStorage, arrivals, reader, writer
 from runlog.server.storage.sqlite.lines import lines_statement
 from runlog.server.storage.sqlite.schema import APPLICATION_ID, SCHEMA_VERSION
 
@@ -499,3 +499,62 @@ async def test_a_forked_child_does_not_keep_the_lock(tmp_path):
         await asyncio.to_thread(os.waitpid, child, 0)
         os.close(reading)
         os.close(writing)
+
+
+# --- arrivals -----------------------------------------------------------------------------------------
+
+
+async def test_arrivals_outlive_restarts_and_vacuum(tmp_path):
+    """A cursor is good for as long as the store is: neither a restart nor VACUUM numbers lines anew."""
+    storage = SQLiteStorage(tmp_path / "runlog.db")
+    await storage.open()
+    await storage.append(batch(*(line(str(n)) for n in range(200))), observed_ns=1)
+    epoch = storage.epoch
+    await storage.close()
+    connection = sqlite3.connect(tmp_path / "runlog.db", isolation_level=None)
+    connection.execute("DELETE FROM logs WHERE seq < 150")
+    before = connection.execute("SELECT rowid, seq FROM logs").fetchall()
+    connection.execute("VACUUM")
+    assert connection.execute("SELECT rowid, seq FROM logs").fetchall() == before
+    connection.close()
+    await storage.open()
+    assert storage.epoch == epoch
+    found = await storage.read_arrivals(160)
+    assert [(arrival, one.seq) for arrival, one in found.lines] == [(n + 1, n) for n in range(160, 200)]
+    assert (await storage.append(batch(line(), first_seq=200), observed_ns=1)).first_arrival == 201
+    await storage.close()
+
+
+async def test_a_page_of_arrivals_is_bounded(storage, monkeypatch):
+    """A question looks at so many lines, and returns so many bytes, and says how far it came."""
+    monkeypatch.setattr(arrivals, "MAX_SCANNED", 30)
+    monkeypatch.setattr(arrivals, "MAX_PAGE_BYTES", 1000)
+    await storage.append(batch(*(line("x" * 90, level=n) for n in range(100))), observed_ns=1)
+    assert await storage.read_arrivals(0, where=LevelBetween(50)) == ([], 30)
+    page = await storage.read_arrivals(0)
+    assert (len(page.lines), page.upto) == (12, 12)
+    connection = sqlite3.connect(storage.location, isolation_level=None)
+    connection.execute("DELETE FROM logs WHERE seq BETWEEN 10 AND 89")
+    connection.close()
+    page = await storage.read_arrivals(10)
+    assert ([arrival for arrival, _ in page.lines], page.upto) == (list(range(91, 101)), 100)
+
+
+async def test_a_page_that_is_left_early_keeps_no_view_of_the_data(storage, monkeypatch):
+    """The next question of the same reader sees what was stored since."""
+    monkeypatch.setattr(arrivals, "MAX_PAGE_BYTES", 1)
+    for number in range(8):
+        await storage.append(batch(line(str(number)), first_seq=number), observed_ns=1)
+        assert await storage.last_arrival() == number + 1
+        assert (await storage.read_arrivals(0)).upto == 1
+
+
+async def test_two_databases_have_different_epochs(tmp_path):
+    """A cursor of one is not taken for one of the other."""
+    epochs = set()
+    for name in ("a.db", "b.db"):
+        storage = SQLiteStorage(tmp_path / name)
+        await storage.open()
+        epochs.add(storage.epoch)
+        await storage.close()
+    assert len(epochs) == 2
