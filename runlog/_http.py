@@ -26,6 +26,7 @@ from httpx import (
     Timeout,
     TimeoutException,
     TransportError,
+    create_ssl_context,
 )
 
 from runlog.credentials import auth_headers
@@ -125,4 +126,5 @@ __all__ = [
     "TransportError",
     "auth_headers",
     "client_with_deadline",
+    "create_ssl_context",
 ]

@@ -1,24 +1,62 @@
 """
-Ask a runlog server for what it stores.
+Ask a runlog server for what it stores, and follow what comes.
 
-`LogReader` lives in `runlog.client.reader` and is loaded when it is first named
-here, because it brings the HTTP client with it.
+The names below are loaded when they are first used here, because they bring the
+HTTP client and the WebSocket client with them.
 """
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from runlog.client.lines import Gap, Heartbeat, LogLine, RunReceipt
     from runlog.client.reader import LogReader, ServerHealth
+    from runlog.client.subscriber import (
+        LogsSubscriber,
+        get_logs_subscriber,
+        get_sync_logs_subscriber,
+        logs_out_socket_from_api_url,
+    )
+    from runlog.client.sync_subscriber import SyncLogsSubscriber
 
-__all__ = ["LogReader", "ServerHealth"]
+_HOME_OF = {
+    "Gap": "runlog.client.lines",
+    "Heartbeat": "runlog.client.lines",
+    "LogLine": "runlog.client.lines",
+    "RunReceipt": "runlog.client.lines",
+    "LogReader": "runlog.client.reader",
+    "ServerHealth": "runlog.client.reader",
+    "LogsSubscriber": "runlog.client.subscriber",
+    "get_logs_subscriber": "runlog.client.subscriber",
+    "get_sync_logs_subscriber": "runlog.client.subscriber",
+    "logs_out_socket_from_api_url": "runlog.client.subscriber",
+    "SyncLogsSubscriber": "runlog.client.sync_subscriber",
+}
+"""Module of each name."""
+
+__all__ = [
+    "Gap",
+    "Heartbeat",
+    "LogLine",
+    "LogReader",
+    "LogsSubscriber",
+    "RunReceipt",
+    "ServerHealth",
+    "SyncLogsSubscriber",
+    "get_logs_subscriber",
+    "get_sync_logs_subscriber",
+    "logs_out_socket_from_api_url",
+]
 
 
 def __getattr__(name: str) -> Any:
-    """Load the reader on first use (:pep:`562`)."""
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from runlog.client import reader  # noqa: PLC0415 - loads the HTTP client, 100 ms
-
-    return getattr(reader, name)
+    """Load a name on first use (:pep:`562`)."""
+    try:
+        home = _HOME_OF[name]
+    except KeyError:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
+    value = getattr(importlib.import_module(home), name)
+    globals()[name] = value
+    return value
