@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import dataclasses
 import hashlib
 import json
 import logging
+import re
 import sqlite3
+import threading
+import time
 
 import pytest
 from server_lines import FLOW, OTHER_FLOW, OTHER_PRODUCER, TASK, encoded, finished, line, started
+from streaming import Events, Sender, Socket, socket_url
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect
 
 from runlog._http import ASGITransport, AsyncClient, Client
 from runlog.discovery import find_local_server, local_credentials
@@ -548,3 +555,93 @@ def test_programs_of_a_home_need_no_key(tmp_path):
     assert local_credentials(None, server.url, {}) == {}
     (tmp_path / "server.json").write_text(json.dumps([]))
     assert local_credentials(tmp_path, server.url, {}) == {}
+
+
+# --- every route --------------------------------------------------------------------------------------
+
+
+def routes_of(routes, prefix=""):
+    for route in routes:
+        path = prefix + getattr(route, "path", "")
+        if hasattr(route, "methods"):
+            yield from ((method, path) for method in sorted(route.methods or {"GET"}))
+        else:
+            yield from routes_of(getattr(route, "routes", None) or [], path)
+
+
+ALL_ROUTES = sorted(
+    (method, path)
+    for method, path in routes_of(create_app(MemoryStorage()).routes)
+    if method != "HEAD" and not path.endswith("/stream")
+)
+
+
+@pytest.mark.parametrize(("method", "path"), ALL_ROUTES, ids=[" ".join(route) for route in ALL_ROUTES])
+@pytest.mark.parametrize("bounds", [{"flow_run_id": FLOW}, {"flow_name": "etl"}], ids=["run", "flow"])
+async def test_no_route_tells_of_another_run(filled, make, method, path, bounds):
+    """Whatever route there is, asked for the other run or for nothing in particular, tells nothing of it."""
+    headers = bearer(await make("read", **bounds))
+    for asked in (OTHER_FLOW, "other-task"):
+        filled_in = re.sub(r"\{[^}]*\}", asked, path)
+        for body in (b"", b"{}", json.dumps({"logs": None, "flow_runs": None}).encode()):
+            content = body if method in {"POST", "PUT", "PATCH"} else None
+            response = await filled.request(
+                method, f"http://test{filled_in}", headers=headers, content=content
+            )
+            assert response.status_code < 500, response.text
+            told = response.text.replace(asked, "")
+            assert not any(secret in told for secret in ("billing", "of b", "of nobody", OTHER_FLOW)), told
+
+
+def test_no_stream_tells_of_another_run(tmp_path):
+    """Sockets of both kinds, events, with a key or a ticket, bring the key's own lines, stored and live, alone."""
+    with (
+        BackgroundServer(str(tmp_path / "runlog.db"), auth_string=AUTH) as server,
+        contextlib.ExitStack() as open_,
+    ):
+        client = open_.enter_context(Client(base_url=server.url, headers=basic()))
+        key = client.post(KEYS, json={"name": "n", "scopes": ["read"], "flow_run_id": FLOW}).json()["key"]
+        sender = open_.enter_context(Sender(server.url, headers=basic()))
+        sender.send(*RUNS, *OTHERS)
+        ticket = client.post("/runlog/v1/tickets", headers=bearer(key)).json()["ticket"]
+        events = [
+            open_.enter_context(Events(server.url, since="2000-01-01T00:00:00Z", headers=bearer(key))),
+            open_.enter_context(Events(server.url, since="2000-01-01T00:00:00Z", ticket=ticket)),
+            open_.enter_context(
+                Events(server.url, since="2000-01-01T00:00:00Z", run=OTHER_FLOW, headers=bearer(key))
+            ),
+        ]
+        assert [found.response.status_code for found in events] == [200] * 3
+        own = open_.enter_context(Socket(server.url, token=key, since="2000-01-01T00:00:00Z"))
+        theirs = open_.enter_context(Socket(server.url, "prefect", headers=bearer(key)))
+        assert own.logs(4) == ["started", "of a", "of a's task", "finished"]
+        sender.send(OTHERS[1], line("more of a", flow_run_id=FLOW), OTHERS[3])
+        assert own.logs(1) == ["more of a"]
+        deadline = time.monotonic() + 10
+        got = []
+        while "more of a" not in got:  # Prefect's protocol begins with what comes, at some moment
+            sender.send(OTHERS[1], line("more of a", flow_run_id=FLOW))
+            got += theirs.logs(1)
+            assert time.monotonic() < deadline
+        assert set(got) == {"more of a"}
+        for found in events[:2]:
+            texts = [json.loads(found.until("log")["data"])["message"] for _ in range(5)]
+            assert texts == ["started", "of a", "of a's task", "finished", "more of a"]
+        rest = threading.Thread(target=server.stop)
+        rest.start()
+        assert not [block for block in events[2].rest() if block.get("event") == "log"]
+        rest.join()
+
+
+def test_a_socket_with_a_wrong_key_is_closed(tmp_path):
+    """No token, a wrong one, or one that may only send, is closed with 1008."""
+    with BackgroundServer(auth_string=AUTH) as server, Client(base_url=server.url, headers=basic()) as client:
+        ingest = client.post(KEYS, json={"name": "n", "scopes": ["ingest"]}).json()["key"]
+        for token in (None, "wrong", ingest, "user:passwore"):
+            with connect(socket_url(server.url), subprotocols=["prefect"]) as connection:
+                connection.send(json.dumps({"type": "auth", "token": token}))
+                with pytest.raises(ConnectionClosed) as closed:
+                    connection.recv(10)
+                assert closed.value.rcvd.code == 1008
+        with Socket(server.url, "prefect", token=AUTH):
+            pass

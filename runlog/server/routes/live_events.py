@@ -53,7 +53,7 @@ RETRY_AFTER = "5"
 RECONNECT_MS = 1000
 """How long a browser waits before it comes back."""
 
-_PARAMETERS = reading.CONDITION_PARAMETERS | {"run", "cursor", "heartbeat"}
+_PARAMETERS = reading.CONDITION_PARAMETERS | {"run", "cursor", "heartbeat", "ticket"}
 
 _HEADERS = {
     "Content-Type": "text/event-stream",
