@@ -333,6 +333,9 @@ class Follower:
         return Step([LiveLine(arrival, line) for arrival, line in page.lines], self.cursor)
 
     def _filter(self, lines: list[LiveLine]) -> Step:
+        if self._where is None and self._tree is None:
+            self.cursor = lines[-1].arrival
+            return Step(lines, self.cursor)
         found = []
         give_up_at = time.perf_counter() + MAX_STEP_S
         for line in lines:

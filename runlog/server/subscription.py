@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Coroutine
     from typing import Self
 
+    from starlette.requests import HTTPConnection
+
     from runlog.server.live import Follower, LiveLine, Tail
     from runlog.server.query import Condition
     from runlog.server.storage.base import LogStorage
@@ -31,6 +33,9 @@ DEFAULT_HEARTBEAT = 10.0
 
 HEARTBEATS = (0.1, 3600.0)
 """Shortest and longest pause between heartbeats, in seconds."""
+
+CREDENTIALS_CHECK_S = 5.0
+"""Seconds after which it is looked at whether the credentials of a stream are still good."""
 
 FELL_BEHIND = (
     "the reader was slower than the lines came; what follows is read from the store, nothing is lost"
@@ -183,6 +188,28 @@ def place_of(cursor: str) -> tuple[str, int]:
     """
     epoch, arrival = decode_cursor(cursor, (str, int))
     return epoch, arrival
+
+
+async def until_revoked(connection: HTTPConnection, token: str | None = None) -> None:
+    """
+    Return once the credentials by which a stream was opened are good no more; perhaps never.
+
+    Args:
+        connection: A request, or the handshake of a socket; its header counts.
+        token: What the socket's first message said.
+    """
+    authenticator = connection.app.state.server.authenticator
+    authorization = connection.headers.get("authorization")
+    while True:
+        await asyncio.sleep(CREDENTIALS_CHECK_S)
+        if authorization is not None:
+            found = authenticator.by_header(authorization)
+        elif token:
+            found = authenticator.by_token(token)
+        else:  # nothing was asked for, or a ticket was given, which was good once
+            continue
+        if found is None:
+            return
 
 
 async def first_of(*coroutines: Coroutine[Any, Any, None]) -> None:

@@ -42,6 +42,13 @@ def test_the_answer_is_an_event_stream(server):
         assert set(events.next()) == {"comment", "id"}
 
 
+def test_a_question_for_the_headers_ends(server):
+    """HEAD is answered by the headers of the stream, and nothing is streamed."""
+    with Client() as client:
+        response = client.head(f"{server.url}/runlog/v1/logs/stream")
+    assert (response.status_code, response.headers["content-type"]) == (200, "text/event-stream")
+
+
 def test_lines_are_events_with_cursors(server, sender):
     """The data is what a query answers, the id a place to come back to."""
     with Events(server.url) as events:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import logging
@@ -9,14 +10,15 @@ import logging
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from server_lines import FLOW, OTHER_FLOW, TASK, finished, line, started
+from server_lines import FLOW, OTHER_FLOW, TASK, batch, finished, line, started
 from streaming import ANY_TIME, Sender, Socket, closing_code, frame, raw_connection, socket_url
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
-from runlog.server.app import BackgroundServer
+from runlog.server.app import BackgroundServer, create_app
 from runlog.server.routes import live_socket
 from runlog.server.state import Limits
+from runlog.server.storage.memory import MemoryStorage
 
 AUTH = json.dumps({"type": "auth", "token": None})
 FILTER = json.dumps({"type": "filter", "filter": {}})
@@ -259,6 +261,37 @@ def test_old_clients_get_lines_without_greeting(fresh, sender):
         ours.until("log")
         sender.send(line("two"))
         assert old.logs(1) in (["one"], ["two"])
+
+
+def test_a_server_without_our_frames_is_enough():
+    """Under another ASGI server than ours, lines are sent as messages one by one."""
+
+    async def play():
+        storage = MemoryStorage()
+        app = create_app(storage)
+        received, sent = asyncio.Queue(), asyncio.Queue()
+        scope = {
+            "type": "websocket",
+            "path": "/api/logs/out",
+            "headers": [],
+            "query_string": b"",
+            "subprotocols": ["runlog"],
+        }
+        serving = asyncio.create_task(app(scope, received.get, sent.put))
+        received.put_nowait({"type": "websocket.connect"})
+        received.put_nowait({"type": "websocket.receive", "text": AUTH})
+        received.put_nowait({"type": "websocket.receive", "text": json.dumps({"type": "filter"})})
+        events = [await sent.get() for _ in range(3)]
+        await app.state.server.ingest.take_batch(batch(line("one"), line("two")))
+        events += [await sent.get() for _ in range(2)]
+        received.put_nowait({"type": "websocket.disconnect", "code": 1000})
+        await serving
+        return events
+
+    accepted, *events = asyncio.run(asyncio.wait_for(play(), ANY_TIME))
+    assert (accepted["type"], accepted["subprotocol"]) == ("websocket.accept", "runlog")
+    messages = [json.loads(event["text"]) for event in events]
+    assert [message["type"] for message in messages] == ["auth_success", "heartbeat", "log", "log"]
 
 
 # --- places -------------------------------------------------------------------------------------------

@@ -36,6 +36,7 @@ from runlog.server.subscription import (
     check_heartbeat,
     first_of,
     place_of,
+    until_revoked,
 )
 
 if TYPE_CHECKING:
@@ -70,7 +71,9 @@ async def get_stream(request: Request) -> Response:
         wish = replace(wish, where=AllOf((wish.where, bounds)))
     if state.tail.is_closed or state.tail.streams >= state.limits.max_followers:
         raise HTTPException(503, "too many streams", {"Retry-After": RETRY_AFTER})
-    return EventStream(state.tail, Subscription(state.tail, state.storage, wish))
+    if request.method == "HEAD":
+        return Response(headers=_HEADERS)
+    return EventStream(request, state.tail, Subscription(state.tail, state.storage, wish))
 
 
 def _wish(request: Request) -> Wish:
@@ -98,13 +101,15 @@ class EventStream(Response):
     An answer that goes on until the client leaves or the server stops.
 
     Args:
+        request: What it answers.
         tail: Counts it.
         subscription: Not entered.
     """
 
-    def __init__(self, tail: Tail, subscription: Subscription) -> None:
+    def __init__(self, request: Request, tail: Tail, subscription: Subscription) -> None:
         super().__init__(headers=_HEADERS)
         del self.headers["content-length"]
+        self._request = request
         self._tail = tail
         self._subscription = subscription
 
@@ -116,7 +121,8 @@ class EventStream(Response):
                     {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
                 )
                 with contextlib.suppress(OSError):  # the client has left
-                    await first_of(_until_gone(receive), self._tell(send))
+                    await first_of(_until_gone(receive), self._tell(send), until_revoked(self._request))
+                    await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _tell(self, send: Send) -> None:
         await send(_part(b"retry: %d\n\n" % RECONNECT_MS))
@@ -129,7 +135,6 @@ class EventStream(Response):
                     await asyncio.sleep(0)
         except (StorageError, QueryTimeoutError) as error:
             logger.error("%s", error)  # noqa: TRY400 - its text says all; the client comes back by itself
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 def _part(body: bytes) -> dict[str, object]:

@@ -46,6 +46,7 @@ from runlog.server.subscription import (
     check_heartbeat,
     first_of,
     place_of,
+    until_revoked,
 )
 from runlog.server.times import parse_moment, parse_time
 from runlog.server.validation import Faults
@@ -135,8 +136,9 @@ async def _serve(websocket: WebSocket, scope: Scope, send: Send) -> None:
         return
     with server.tail.stream():
         await websocket.accept(None if protocol == "legacy" else protocol)
+        token = None
         if principal is None:
-            principal = await _authenticate(websocket)
+            principal, token = await _authenticate(websocket)
         wish = await _wish(websocket, protocol)
         bounds = principal.condition()
         if bounds != AllOf():
@@ -144,7 +146,7 @@ async def _serve(websocket: WebSocket, scope: Scope, send: Send) -> None:
         # From here on: what this principal may see.
         subscription = Subscription(server.tail, state_of(websocket).storage, wish)
         writing = _tell(subscription, MessageWriter(scope, send), protocol)
-        await first_of(_ignore_messages(websocket), writing)
+        await first_of(_ignore_messages(websocket), writing, _end_when_revoked(websocket, token))
 
 
 def _protocol(websocket: WebSocket) -> Protocol:
@@ -181,15 +183,21 @@ async def _message(websocket: WebSocket, kind: str, code: int) -> dict[str, Any]
     return message
 
 
-async def _authenticate(websocket: WebSocket) -> Principal:
+async def _authenticate(websocket: WebSocket) -> tuple[Principal, str | None]:
     message = await _message(websocket, "auth", POLICY_VIOLATION)
-    token = message.get("token")
-    principal = authorise(websocket, token if isinstance(token, str) else None, "read")
+    said = message.get("token")
+    token = said if isinstance(said, str) else None
+    principal = authorise(websocket, token, "read")
     if principal is None:
-        reason = "Invalid token" if token else "Auth required but no token provided"
+        reason = "Invalid token" if said else "Auth required but no token provided"
         raise ClosingError(POLICY_VIOLATION, reason)
     await websocket.send_text('{"type":"auth_success"}')
-    return principal
+    return principal, token
+
+
+async def _end_when_revoked(websocket: WebSocket, token: str | None) -> None:
+    await until_revoked(websocket, token)
+    raise ClosingError(POLICY_VIOLATION, "the credentials are no longer valid")
 
 
 async def _wish(websocket: WebSocket, protocol: Protocol) -> Wish:
