@@ -31,8 +31,8 @@ PROBE = Principal("a probe", frozenset())
 
 ADMIN_PREFIX = "/api/runlog/v1/admin/"
 
-COMMON_PATHS = frozenset({"/api/admin/version", "/api/csrf-token"})
-"""What Prefect's client asks for before it writes or reads."""
+COMMON_PATHS = frozenset({"/api/admin/version", "/api/csrf-token", "/api/flow_runs/filter"})
+"""What Prefect's client asks for before it writes or reads; the last before it runs a flow inside another."""
 
 READING_POSTS = frozenset({"/api/runlog/v1/tickets"})
 """Beside Prefect's filters; any other POST puts something in."""

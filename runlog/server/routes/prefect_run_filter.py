@@ -142,12 +142,11 @@ def _page(fields: Facts, faults: Faults) -> slice:
 
 
 def asked_ids(asked: Any) -> tuple[list[str] | None, list[str] | None]:
-    """Return the flow run ids and the parent task run ids that a valid filter is about, `None` for any."""
+    """Return the ids of flow runs, and of parent task runs, that a valid filter names; `None` for any."""
     parts = asked.get("flow_runs") or {}
-    ids, parents = (
-        (parts.get(name) or {}).get("any_") if isinstance(parts.get(name), dict) else None
-        for name in ("id", "parent_task_run_id")
-    )
+    if parts.get("operator") == "or_":
+        return None, None
+    ids, parents = ((parts.get(name) or {}).get("any_") for name in ("id", "parent_task_run_id"))
     return ids, parents
 
 
