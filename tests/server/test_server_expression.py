@@ -250,7 +250,7 @@ scalars = (
     st.none()
     | st.booleans()
     | st.integers(-3, 12)
-    | st.sampled_from([2**63, -(2**63), 0.5, 5.0, -0.0, 1e300])
+    | st.sampled_from([2**63, -(2**63), 2**64 + 1, 2**53, 0.5, 0.1 + 0.2, 5.0, -0.0, 1e300])
     | st.sampled_from([*WORDS, "5", "true", "null", "orders"])
 )
 attribute_values = st.recursive(
@@ -290,7 +290,26 @@ def quoted(text):
 plain_values = st.sampled_from(
     (
         *FIELD_NAMES,
-        *("5", "5.0", "0.5", "-3", "1", "2", "true", "False", "null", "orders", "etl", "etl.*", "one", "Two"),
+        *(
+            "5",
+            "5.0",
+            "0.5",
+            "0.3",
+            "9223372036854775807",
+            "9.3e18",
+            "9007199254740991",
+            "-3",
+            "1",
+            "2",
+            "true",
+            "False",
+            "null",
+            "orders",
+            "etl",
+            "etl.*",
+            "one",
+            "Two",
+        ),
         *(
             "alpha",
             "k",
