@@ -24,8 +24,11 @@ from runlog._http import ASGITransport, AsyncClient
 from runlog.records import event_id
 from runlog.server.app import create_app
 from runlog.server.counting import WIDTHS_NS, choose_width
+from runlog.server.principal import Principal
+from runlog.server.query import LogQuery, encode_cursor
 from runlog.server.state import Limits
 from runlog.server.storage.memory import MemoryStorage
+from runlog.server.storage.restricted import RestrictedStorage
 from runlog.server.storage.sqlite import SQLiteStorage
 
 pytestmark = pytest.mark.anyio
@@ -122,8 +125,6 @@ async def test_pages_lead_there_and_back(client, filled, order):
 
 async def test_a_cursor_of_another_direction_is_refused(client):
     """Only the word that this server writes into its tokens is one."""
-    from runlog.server.query import encode_cursor
-
     response = await client.get("/runlog/v1/logs", params={"cursor": encode_cursor((1, 1, 1, "next"))})
     assert response.status_code == 422
 
@@ -249,6 +250,18 @@ def test_a_width_makes_few_enough_steps(one, other, most):
     assert last // width - first // width + 1 <= most
     shorter = [step for step in WIDTHS_NS if step < width]
     assert not shorter or last // shorter[-1] - first // shorter[-1] + 1 > most
+
+
+async def test_a_bound_view_counts_what_it_sees(storage, filled):
+    """Neither a count nor a histogram nor a line's neighbours tell of lines of another run."""
+    view = RestrictedStorage(storage, Principal("k", frozenset({"read"}), flow_run_id=FLOW))
+    everything = LogQuery()
+    assert sum(count.lines for count in await view.count_lines(everything, "flow")) == 5
+    assert {count.group for count in await view.count_lines(everything, "flow")} == {"odd"}
+    found = await view.read_histogram(everything, max_buckets=60)
+    assert sum(count.lines for count in found.counts) == 5
+    assert (await view.read_line(PRODUCER, 5)).event.message == "5"
+    assert await view.read_line(PRODUCER, 4) is None
 
 
 # --- runs ---------------------------------------------------------------------------------------------
