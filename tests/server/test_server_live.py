@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import random
 
 import pytest
 from hypothesis import given, settings
@@ -14,6 +15,7 @@ from runlog.server.ingest import Ingest
 from runlog.server.live import MAX_STEP_BYTES, MAX_STEP_LINES, Step, Tail, follow
 from runlog.server.query import LevelBetween, RunIn
 from runlog.server.storage.memory import MemoryStorage
+from runlog.server.storage.sqlite import SQLiteStorage
 
 pytestmark = pytest.mark.anyio
 
@@ -153,6 +155,57 @@ async def play(steps, size):
         assert got == expected
         follower.close()
     assert tail.followers == 0
+
+
+async def test_followers_of_a_busy_store_miss_nothing(tmp_path):
+    """Many producers at once, whose batches share commits, and followers of every speed."""
+    storage, tail = SQLiteStorage(tmp_path / "runlog.db"), Tail(max_lines=60)
+    await storage.open()
+    ingest = Ingest(storage, tail)
+
+    async def produce(number):
+        chance = random.Random(number)
+        first = 0
+        for _ in range(15):
+            events = [line(f"{number}-{first + n}") for n in range(chance.randint(1, 20))]
+            sending = asyncio.create_task(
+                ingest.take_batch(batch(*events, producer=f"{number:020x}", first_seq=first))
+            )
+            if chance.random() < 0.2:  # the request ends before its answer
+                await asyncio.sleep(0)
+                sending.cancel()
+                await asyncio.wait([sending])
+                first = (await ingest.take_batch(batch(producer=f"{number:020x}"))).acked + 1
+            else:
+                first = (await sending).acked + 1
+
+    async def read(pause):
+        follower, got, gaps = await follow(tail, storage), [], 0
+        ready.release()
+        while not got or got[-1][1] != "end":
+            step = await asyncio.wait_for(follower.next(None), 30)
+            got += [(live.arrival, live.line.event.message) for live in step.lines]
+            gaps += step.fell_behind
+            if pause:
+                await asyncio.sleep(pause)
+        follower.close()
+        return got, gaps
+
+    ready = asyncio.Semaphore(0)
+    reading = [asyncio.create_task(read(pause)) for pause in (0, 0, 0.001, 0.02, 0.1)]
+    for _ in reading:
+        await ready.acquire()
+    await asyncio.gather(*(produce(number) for number in range(12)))
+    await ingest.close()
+    await ingest.take_batch(batch(line("end"), producer="f" * 20))
+    found = await asyncio.gather(*reading)
+    expected, after = [], 0
+    while (page := await storage.read_arrivals(after)).lines:
+        expected += [(arrival, one.event.message) for arrival, one in page.lines]
+        after = page.upto
+    assert [got == expected for got, _ in found] == [True] * len(found)
+    assert found[-1][1] > 0  # the slowest was told that it fell behind
+    await storage.close()
 
 
 # --- the tail -----------------------------------------------------------------------------------------
