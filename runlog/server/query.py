@@ -3,11 +3,11 @@ What is asked about lines, as a value.
 
 A `LogQuery` is a condition, an order and a page. A condition knows itself twice:
 as SQL with bound parameters, over the tables that `runlog.server.storage.sqlite`
-describes, and as a predicate over a `LogEvent`, for storages without SQL. Both
-stand side by side here so that they change together; a property test holds them
+describes, and as a predicate over a `LogEvent`, for streams and for storages
+without SQL. Both stand side by side here so that they change together; a property test holds them
 equal. Nothing from outside becomes SQL text.
 
-`runlog.server.prefect_filter` and `runlog.server.routes.reading` make queries,
+`runlog.server.prefect_filter` and `runlog.server.parameters` make conditions,
 storages answer them.
 """
 
@@ -48,7 +48,7 @@ class Condition(Protocol):
     A test of one line.
 
     The SQL refers to the table of lines as ``l``. It may be NULL where the
-    predicate is false, so conditions are not negated.
+    predicate is false: `runlog.server.conditions.Not` turns a condition round.
     """
 
     def sql(self) -> Sql:

@@ -9,8 +9,15 @@ from starlette.routing import Route
 from runlog.records import format_timestamp
 from runlog.server.body import json_response
 from runlog.server.counting import MAX_BUCKETS, MAX_GROUPS, GroupBy, by_level_name
+from runlog.server.parameters import (
+    CONDITION_PARAMETERS,
+    choice_of,
+    conditions,
+    integer_of,
+    parameters,
+    time_of,
+)
 from runlog.server.query import AllOf, LogQuery
-from runlog.server.routes import reading
 from runlog.server.state import state_of
 
 if TYPE_CHECKING:
@@ -23,14 +30,14 @@ DEFAULT_BUCKETS = 60
 MIN_BUCKETS = 7
 """No fewer can be promised: where a step of a hundred years is too short, there is no longer one."""
 
-_COUNT_PARAMETERS = reading.CONDITION_PARAMETERS | {"run", "by"}
-_HISTOGRAM_PARAMETERS = reading.CONDITION_PARAMETERS | {"run", "buckets"}
+_COUNT_PARAMETERS = CONDITION_PARAMETERS | {"run", "by"}
+_HISTOGRAM_PARAMETERS = CONDITION_PARAMETERS | {"run", "buckets"}
 
 
 async def get_counts(request: Request) -> Response:
     """Answer how many lines of each level match, and for each logger, task or flow apart if asked."""
-    ask = reading.parameters(request, _COUNT_PARAMETERS)
-    by: GroupBy | None = reading.choice_of(ask, "by", get_args(GroupBy))  # type: ignore[assignment] # one of them
+    ask = parameters(request, _COUNT_PARAMETERS)
+    by: GroupBy | None = choice_of(ask, "by", get_args(GroupBy))  # type: ignore[assignment] # one of them
     counts = await state_of(request).storage.count_lines(_query(ask), by)
     groups: dict[str | None, list[tuple[int, int]]] = {}
     for group, level, lines in counts:
@@ -51,12 +58,12 @@ async def get_counts(request: Request) -> Response:
 
 async def get_histogram(request: Request) -> Response:
     """Answer how many lines of each level match in each step of time, from the first to the last."""
-    ask = reading.parameters(request, _HISTOGRAM_PARAMETERS)
+    ask = parameters(request, _HISTOGRAM_PARAMETERS)
     histogram = await state_of(request).storage.read_histogram(
         _query(ask),
-        earliest_ns=reading.time_of(ask, "since"),
-        latest_ns=reading.time_of(ask, "until"),
-        max_buckets=reading.integer_of(ask, "buckets", DEFAULT_BUCKETS, MIN_BUCKETS, MAX_BUCKETS),
+        earliest_ns=time_of(ask, "since"),
+        latest_ns=time_of(ask, "until"),
+        max_buckets=integer_of(ask, "buckets", DEFAULT_BUCKETS, MIN_BUCKETS, MAX_BUCKETS),
     )
     if histogram is None:
         return json_response({"width_s": None, "buckets": []})
@@ -64,7 +71,7 @@ async def get_histogram(request: Request) -> Response:
 
 
 def _query(ask: dict[str, str]) -> LogQuery:
-    return LogQuery(where=AllOf(tuple(reading.conditions(ask))), within=ask.get("run"))
+    return LogQuery(where=AllOf(tuple(conditions(ask))), within=ask.get("run"))
 
 
 def _buckets(histogram: Histogram) -> list[dict[str, Any]]:

@@ -22,9 +22,9 @@ from starlette.routing import Route
 from runlog.exceptions import QueryError, QueryTimeoutError, StorageError
 from runlog.server.answers import log_answer
 from runlog.server.frames import chunks
+from runlog.server.parameters import CONDITION_PARAMETERS, conditions, parameters, time_of
 from runlog.server.principal import principal_of
 from runlog.server.query import AllOf
-from runlog.server.routes import reading
 from runlog.server.state import state_of
 from runlog.server.subscription import (
     DEFAULT_HEARTBEAT,
@@ -54,7 +54,7 @@ RETRY_AFTER = "5"
 RECONNECT_MS = 1000
 """How long a browser waits before it comes back."""
 
-_PARAMETERS = reading.CONDITION_PARAMETERS | {"run", "cursor", "heartbeat", "ticket"}
+_PARAMETERS = CONDITION_PARAMETERS | {"run", "cursor", "heartbeat", "ticket"}
 
 _HEADERS = {
     "Content-Type": "text/event-stream",
@@ -77,7 +77,7 @@ async def get_stream(request: Request) -> Response:
 
 
 def _wish(request: Request) -> Wish:
-    ask = reading.parameters(request, _PARAMETERS)
+    ask = parameters(request, _PARAMETERS)
     cursor = request.headers.get("last-event-id") or ask.get("cursor")
     heartbeat_s = DEFAULT_HEARTBEAT
     if "heartbeat" in ask:
@@ -88,10 +88,10 @@ def _wish(request: Request) -> Wish:
             raise QueryError(f"heartbeat must be a number of seconds, got {given!r}") from error
         check_heartbeat(heartbeat_s)
     return Wish(
-        where=AllOf(tuple(reading.conditions(ask))),
+        where=AllOf(tuple(conditions(ask))),
         run=ask.get("run"),
         after=place_of(cursor) if cursor is not None else None,
-        since_ns=reading.time_of(ask, "since"),
+        since_ns=time_of(ask, "since"),
         heartbeat_s=heartbeat_s,
     )
 
