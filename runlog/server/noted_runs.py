@@ -60,6 +60,11 @@ MAX_KEPT_BYTES = 65_536
 MAX_TOTAL_BYTES = 32 * 1024 * 1024
 """Of everything kept about all runs."""
 
+MAX_NAME_LENGTH = 1000
+"""Characters of a name or a tag."""
+
+MAX_TAGS = 100
+
 MAX_EVENT_IDS = 20_000
 """Events that are known to have come, for those that a client sends again after a lost connection."""
 
@@ -171,15 +176,23 @@ class NotedRun:
     @property
     def size_bytes(self) -> int:
         """About what it takes in memory."""
-        return 1024 + _size(self.details) + (_size(self.state) if self.state is not None else 0)
+        return 1024 + _size((self.name, self.tags, self.details, self.state))
 
-    def keep(self, state: RunState, **details: Any) -> None:
-        """Keep a state and fields, as far as they are small."""
-        small = _size(state) <= MAX_KEPT_BYTES
-        self.state = state if small else msgspec.structs.replace(state, data=None, message=None)
+    def keep(self, state: RunState | None = None, **details: Any) -> None:
+        """Keep a state and fields of Prefect's, as far as they are small."""
+        if state is not None:
+            bare: dict[str, Any] = {"data": None, "message": None, "state_details": {}}
+            self.state = state if _size(state) <= MAX_KEPT_BYTES else msgspec.structs.replace(state, **bare)
         for name, value in details.items():
             if _size(value) <= MAX_KEPT_BYTES:
                 self.details[name] = value
+
+    def call(self, name: str | None, *, tags: list[str] | None = None) -> None:
+        """Give it a name, cut where it is too long, and tags, unless that is `None`."""
+        if name:
+            self.name = name[:MAX_NAME_LENGTH]
+        if tags is not None:
+            self.tags = [tag[:MAX_NAME_LENGTH] for tag in tags[:MAX_TAGS]]
 
     def line(self, state: RunState, at_ns: int, *, duration_s: float | None = None) -> LogEvent | None:
         """
@@ -287,6 +300,7 @@ class NotedRuns:
 
     def add_flow(self, name: str) -> bool:
         """Remember a flow's name for its id; `False` if it is known."""
+        name = name[:MAX_NAME_LENGTH]
         known = self._flows.pop(flow_id_of(name), None)
         self._flows[flow_id_of(name)] = name
         if len(self._flows) > MAX_RUNS:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import uuid
@@ -14,9 +15,11 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
 from runlog._http import ASGITransport, AsyncClient, Client
+from runlog.exceptions import StorageFullError
 from runlog.records import format_timestamp
 from runlog.server import noted_runs
 from runlog.server.app import BackgroundServer, create_app
+from runlog.server.noted_runs import NotedRun, NotedRuns, task_name_of
 
 pytestmark = pytest.mark.anyio
 
@@ -522,3 +525,76 @@ async def test_what_keys_may_do(app, client):
     created = await client.post("/flows/", json={"name": "etl"}, headers=other)
     refused = await client.post("/flow_runs/", json={"flow_id": created.json()["id"]}, headers=other)
     assert refused.status_code == 403
+
+
+@pytest.mark.parametrize("path", ["/flows/", "/flow_runs/", "/task_runs/"])
+async def test_names_that_are_too_long(app, client, path):
+    """A name without end is cut, and so is everything that is kept of a run."""
+    long = "n" * 1_000_000
+    flow_id = (await client.post("/flows/", json={"name": "etl"})).json()["id"]
+    body = {
+        "name": long,
+        "flow_id": flow_id,
+        "task_key": long[:99],
+        "dynamic_key": "0",
+        "tags": [long, *"abc" * 99],
+    }
+    response = await client.post(path, json=body)
+    assert response.status_code == 201
+    assert len(response.json()["name"]) == 1000
+    assert len(response.content) < 120_000
+    await client.patch(f"/flow_runs/{FLOW}", json={"name": long, "parameters": {"big": long}})
+    assert len((await client.get(f"/flow_runs/{FLOW}")).content) < 10_000
+
+
+async def test_a_full_disk(client, storage, monkeypatch):
+    """A state that cannot be stored is to be told again, in the way that Prefect's client waits for."""
+    run = await create_run(client)
+
+    async def full(*_args, **_kwargs):
+        raise StorageFullError("no room")
+
+    monkeypatch.setattr(storage, "append", full)
+    response = await client.post(f"/flow_runs/{run['id']}/set_state", json={"state": {"type": "RUNNING"}})
+    assert (response.status_code, response.headers["retry-after"]) == (503, "5")
+
+
+# --- names on lines -----------------------------------------------------------------------------------
+
+
+async def test_lines_wait_for_their_names():
+    """Lines of Prefect's client get the names of runs; those of a task wait for them, and once only."""
+    runs = NotedRuns()
+    runs.put(NotedRun(FLOW, "flow", name="blue-fox", flow_name="etl"))
+    events = [line(flow_run_id=FLOW), line(flow_run_id=FLOW, task_run_id=TASK), line(flow_run_id=OTHER_FLOW)]
+    waiting = asyncio.create_task(runs.name_lines(events, patience=60))
+    await asyncio.sleep(0)
+    runs.put(NotedRun(OTHER_FLOW, "flow", name="other"))
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    runs.put(NotedRun(TASK, "task", name="load-1", task_name="load"))
+    await waiting
+    assert [(event.flow_run_name, event.task_name) for event in events] == [
+        ("blue-fox", None),
+        ("blue-fox", "load"),
+        ("other", None),
+    ]
+    unheard = [line(flow_run_id=FLOW, task_run_id="never")]
+    await runs.name_lines(unheard, patience=0)
+    await asyncio.wait_for(runs.name_lines(unheard, patience=60), 10)
+    assert (unheard[0].flow_run_name, unheard[0].task_run_name) == ("blue-fox", None)
+
+
+@pytest.mark.parametrize(
+    ("run_name", "task_key", "dynamic_key", "task_name"),
+    [
+        ("load orders-1a2", "load-8f1a436d", "1a2b3c", "load orders"),
+        ("inner-0", "inner-1234", "0", "inner"),
+        ("orders of today", "load-8f1a436d", "1a2b3c", "load"),
+        ("orders of today", "__main__.load-8f1a436d", "", "load"),
+        ("orders of today", "", "", "orders of today"),
+    ],
+)
+def test_names_of_tasks(run_name, task_key, dynamic_key, task_name):
+    """A task's name is found in its run's name, or else in its key."""
+    assert task_name_of(run_name, task_key, dynamic_key) == task_name

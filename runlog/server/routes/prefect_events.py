@@ -19,7 +19,8 @@ from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocketDisconnect
 
 from runlog.exceptions import RunlogError
-from runlog.server.noted_runs import NotedRun, Policy, RunState, task_name_of
+from runlog.records import format_timestamp
+from runlog.server.noted_runs import MAX_NAME_LENGTH, NotedRun, Policy, RunState, task_name_of
 from runlog.server.routes.prefect_reading import is_visible
 from runlog.server.state import authorise, state_of
 from runlog.server.storage.restricted import PermissionDeniedError
@@ -150,12 +151,12 @@ def _take_note(socket: WebSocket, noted: NotedRuns, text: str) -> LogEvent | Non
         facts = msgspec.convert(event.payload.get("task_run", {}), TaskRunFacts)
         state = msgspec.convert(event.payload.get("validated_state"), RunState)
         run_id = str(uuid.UUID(str(event.resource.get("prefect.resource.id", "")).removeprefix(_TASK_RUN)))
-        at_ns = parse_time(event.occurred)
+        event_id, at_ns = str(uuid.UUID(event.id)), parse_time(event.occurred)
     except (msgspec.MsgspecError, ValueError, UnicodeError, RecursionError) as error:
         # Closing the socket would make the client send it again and again, and nothing behind it.
         logger.warning("an event of a Prefect client is not understood and not kept: %s", error)
         return None
-    if not noted.is_new(event.id):
+    if not noted.is_new(event_id):
         return None
     run = noted.get(run_id)
     if run is None or run.kind != "task":
@@ -163,7 +164,9 @@ def _take_note(socket: WebSocket, noted: NotedRuns, text: str) -> LogEvent | Non
     elif not is_visible(socket, run):
         raise PermissionDeniedError("a task run belongs to something else")
     _learn(run, event, facts)
-    state = msgspec.structs.replace(state, id=event.id, timestamp=event.occurred, name=state.shown_name)
+    state = msgspec.structs.replace(
+        state, id=event_id, timestamp=format_timestamp(at_ns), name=state.shown_name
+    )
     # The client counts attempts itself; a state is told once it has them.
     run.run_count = max(run.run_count, facts.run_count - (state.type == "RUNNING"))
     line = run.line(state, at_ns)
@@ -174,20 +177,19 @@ def _take_note(socket: WebSocket, noted: NotedRuns, text: str) -> LogEvent | Non
 
 def _learn(run: NotedRun, event: Event, facts: TaskRunFacts) -> None:
     """Add what an event says of a task run's names and of the runs around it."""
-    run.name = facts.name or str(event.resource.get("prefect.resource.name") or run.id)
-    run.task_name = task_name_of(run.name, facts.task_key, facts.dynamic_key)
-    run.tags = facts.tags
+    run.call(facts.name or str(event.resource.get("prefect.resource.name") or run.id), tags=facts.tags)
+    run.task_name = task_name_of(run.name or "", facts.task_key, facts.dynamic_key)[:MAX_NAME_LENGTH]
     run.policy = facts.empirical_policy or run.policy
     for related in event.related:
         role, name = related.get("prefect.resource.role"), related.get("prefect.resource.name")
         resource = str(related.get("prefect.resource.id", ""))
         if role == "flow-run":
             run.flow_run_id = _id(resource, _FLOW_RUN) or run.flow_run_id
-            run.flow_run_name = name if isinstance(name, str) else None
+            run.flow_run_name = name[:MAX_NAME_LENGTH] if isinstance(name, str) else None
         elif role == "task-run":
             run.parent_task_run_id = _id(resource, _TASK_RUN)
         elif role == "flow" and isinstance(name, str):
-            run.flow_name = name
+            run.flow_name = name[:MAX_NAME_LENGTH]
     if run.parent_task_run_id == run.id:
         run.parent_task_run_id = None
 

@@ -200,8 +200,9 @@ def _test(
     name: str, operand: Any, faults: Faults, at: Location, field: str
 ) -> Callable[[Facts], bool] | None:
     if name in _LISTS:
-        items, compare = faults.array(operand, at) or [], _LISTS[name]
-        return lambda facts: compare(facts[field], items)
+        found = faults.array(operand, at) or []
+        items = [faults.text(item, (*at, index)) for index, item in enumerate(found)]
+        return lambda facts: _LISTS[name](facts[field], items)
     if name in _TIMES:
         bound, order = faults.time(operand, at), _TIMES[name]
         return lambda facts: facts[field] is not None and order(parse_time(facts[field]), bound or 0)

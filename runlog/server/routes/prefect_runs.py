@@ -22,10 +22,11 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from runlog._run_names import readable_name
+from runlog.exceptions import StorageError, StorageFullError
 from runlog.records import format_timestamp
 from runlog.server.body import json_response, read_body
 from runlog.server.errors import InvalidBodyError
-from runlog.server.noted_runs import NotedRun, Policy, RunState
+from runlog.server.noted_runs import MAX_NAME_LENGTH, NotedRun, Policy, RunState
 from runlog.server.principal import principal_of
 from runlog.server.routes.prefect_answers import flow_answer, flow_run_answer, task_run_answer
 from runlog.server.routes.prefect_reading import find_run, is_visible
@@ -38,9 +39,6 @@ if TYPE_CHECKING:
 
     from runlog.records import LogEvent
     from runlog.server.run_summary import Kind
-
-MAX_BODY_BYTES = 4 * 1024 * 1024
-"""Of what is told about one run, its parameters and its result's address included."""
 
 T = TypeVar("T")
 
@@ -105,9 +103,9 @@ class StateBody(msgspec.Struct):
 
 async def create_flow(request: Request) -> Response:
     """Give the flow of a name an id, always the same."""
-    flow = await _body(request, FlowBody)
-    is_new = state_of(request).noted.add_flow(flow.name)
-    return json_response(flow_answer(flow.name), 201 if is_new else 200)
+    name = (await _body(request, FlowBody)).name[:MAX_NAME_LENGTH]
+    is_new = state_of(request).noted.add_flow(name)
+    return json_response(flow_answer(name), 201 if is_new else 200)
 
 
 async def create_flow_run(request: Request) -> Response:
@@ -121,14 +119,13 @@ async def create_flow_run(request: Request) -> Response:
     run = NotedRun(
         str(run_id),
         "flow",
-        name=body.name or readable_name(run_id),
         flow_name=noted.flow_name(str(body.flow_id)),
         parent_flow_run_id=tracking.flow_run_id if tracking is not None else None,
         tracking_task_run_id=tracking_id,
         created_ns=time.time_ns(),
-        tags=body.tags,
         policy=body.empirical_policy or Policy(),
     )
+    run.call(body.name or readable_name(run_id), tags=body.tags)
     run.keep(
         _accepted(body.state or RunState(type="PENDING"), run),
         parameters=body.parameters,
@@ -146,15 +143,13 @@ async def change_flow_run(request: Request) -> Response:
     """Take note of a new name and other changes."""
     changes = await _body(request, ChangesBody)
     run = await _known_run(request, "flow")
-    run.name = changes.name or run.name
-    if changes.tags is not None:
-        run.tags = changes.tags
+    run.call(changes.name, tags=changes.tags)
     if changes.empirical_policy is not None:
         run.policy = changes.empirical_policy
     for name in ("flow_version", "parameters", "infrastructure_pid"):
         value = getattr(changes, name)
         if value is not None:
-            run.details[name] = value
+            run.keep(**{name: value})
     state_of(request).noted.put(run)
     return Response(status_code=204)
 
@@ -163,7 +158,7 @@ async def change_labels(request: Request) -> Response:
     """Take note of labels."""
     labels = await _body(request, dict[str, Any])
     run = await _known_run(request, "flow")
-    run.details["labels"] = {**run.details.get("labels", {}), **labels}
+    run.keep(labels={**run.details.get("labels", {}), **labels})
     state_of(request).noted.put(run)
     return Response(status_code=204)
 
@@ -178,14 +173,13 @@ async def create_task_run(request: Request) -> Response:
     run = NotedRun(
         str(body.id or uuid.uuid4()),
         "task",
-        name=name,
         flow_name=flow_run.flow_name if flow_run is not None else None,
-        task_name=name.removesuffix(f"-{body.dynamic_key}"),
+        task_name=name.removesuffix(f"-{body.dynamic_key}")[:MAX_NAME_LENGTH],
         flow_run_id=flow_run_id,
         created_ns=time.time_ns(),
-        tags=body.tags,
         policy=body.empirical_policy or Policy(),
     )
+    run.call(name, tags=body.tags)
     run.keep(
         _accepted(body.state or RunState(type="PENDING"), run),
         labels=body.labels,
@@ -239,7 +233,11 @@ async def _set_state(request: Request, kind: Kind) -> Response:
     else:
         line = run.line(proposed, now_ns)
     if line is not None:
-        await server.ingest.take_events([line])
+        try:
+            await server.ingest.take_events([line])
+        except StorageFullError as error:
+            # 507 would end the program at once; after 503 its client waits and asks again.
+            raise StorageError(str(error)) from error
     run.keep(state)
     server.noted.put(run)
     return json_response({"state": state, "status": status, "details": details}, 201)
@@ -276,7 +274,7 @@ def _check_visible(request: Request, run: NotedRun) -> None:
 
 
 async def _body(request: Request, kind: type[T]) -> T:
-    body = await read_body(request, MAX_BODY_BYTES)
+    body = await read_body(request, state_of(request).limits.max_body_bytes)
     try:
         return msgspec.json.decode(body, type=kind)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
