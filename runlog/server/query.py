@@ -4,8 +4,8 @@ What is asked about lines, as a value.
 A `LogQuery` is a condition, an order and a page. A condition knows itself twice:
 as SQL with bound parameters, over the tables that `runlog.server.storage.sqlite`
 describes, and as a predicate over a `LogEvent`, for streams and for storages
-without SQL. Both stand side by side here so that they change together; a property test holds them
-equal. Nothing from outside becomes SQL text.
+without SQL. Both stand side by side so that they change together; property tests
+hold them equal. Nothing from outside becomes SQL text.
 
 `runlog.server.prefect_filter` and `runlog.server.parameters` make conditions,
 storages answer them.

@@ -12,14 +12,12 @@ import asyncio
 import contextlib
 import shutil
 import sqlite3
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from runlog.exceptions import StorageError, StorageFullError
 from runlog.server.storage.base import (
-    MAX_TREE_RUNS,
     LogStorage,
     Pruned,
-    RunSet,
     Size,
     Statistics,
     Writing,
@@ -30,7 +28,7 @@ from runlog.server.storage.sqlite.keys import SELECT_KEYS, UPSERT_KEY, key_of_ro
 from runlog.server.storage.sqlite.lines import count_lines, read_histogram, read_line, read_lines, run_parts
 from runlog.server.storage.sqlite.pruning import USED_BYTES, delete_lines, find_old_lines
 from runlog.server.storage.sqlite.reader import ReaderPool
-from runlog.server.storage.sqlite.rows import RUN_COLUMNS, run_of_row
+from runlog.server.storage.sqlite.runs import read_run_set, read_runs, read_tree
 from runlog.server.storage.sqlite.schema import SCHEMA_VERSION, migrate
 from runlog.server.storage.sqlite.shares import read_shares
 from runlog.server.storage.sqlite.writer import Writer
@@ -134,7 +132,7 @@ class SQLiteStorage(LogStorage):
             return []
 
         def question(reader: Reader) -> list[StoredLine]:
-            runs = _run_set(reader, query.within) if query.within is not None else None
+            runs = read_run_set(reader, query.within) if query.within is not None else None
             return read_lines(reader, query, runs)
 
         return await self._reading.ask(question)
@@ -147,7 +145,7 @@ class SQLiteStorage(LogStorage):
         """Count along an index where there is one."""
 
         def question(reader: Reader) -> list[LineCount]:
-            runs = _run_set(reader, query.within) if query.within is not None else None
+            runs = read_run_set(reader, query.within) if query.within is not None else None
             return count_lines(reader, query, runs, by)
 
         return await self._reading.ask(question)
@@ -163,7 +161,7 @@ class SQLiteStorage(LogStorage):
         """Find the ends of an index, then count along it."""
 
         def question(reader: Reader) -> Histogram | None:
-            runs = _run_set(reader, query.within) if query.within is not None else None
+            runs = read_run_set(reader, query.within) if query.within is not None else None
             return read_histogram(
                 reader, query, runs, earliest_ns=earliest_ns, latest_ns=latest_ns, max_buckets=max_buckets
             )
@@ -182,7 +180,7 @@ class SQLiteStorage(LogStorage):
         """Read along the rowid."""
 
         def question(reader: Reader) -> Arrivals:
-            runs = _run_set(reader, within) if within is not None else None
+            runs = read_run_set(reader, within) if within is not None else None
             return read_arrivals(reader, after, where=where, runs=runs, upto=upto, limit=limit)
 
         return await self._reading.ask(question)
@@ -197,29 +195,16 @@ class SQLiteStorage(LogStorage):
 
     async def read_runs(self, query: RunQuery) -> list[RunSummary]:
         """Read along the index by start, or by what is more selective."""
-        where, parameters = _run_condition(query)
-        sql = (
-            f"SELECT {RUN_COLUMNS} FROM runs r WHERE {where} "  # noqa: S608 - literals with question marks
-            "ORDER BY started_ns DESC, id DESC, kind DESC LIMIT ? OFFSET ?"
-        )
-        return await self._reading.ask(
-            lambda reader: [
-                run_of_row(row) for row in reader.all(sql, *parameters, query.limit, query.offset)
-            ]
-        )
+        return await self._reading.ask(lambda reader: read_runs(reader, query))
 
     async def read_tree(self, run_id: str) -> list[RunSummary]:
         """Walk down in one statement."""
-
-        def question(reader: Reader) -> list[RunSummary]:
-            return [run_of_row(row) for row in reader.all(*_tree_statement(RUN_COLUMNS, run_id))]
-
-        return await self._reading.ask(question)
+        return await self._reading.ask(lambda reader: read_tree(reader, run_id))
 
     async def read_shares(self, run_id: str) -> list[ProducerShare]:
         """Count along the indexes by run, then look for what lies between the lines."""
         return await self._reading.ask(
-            lambda reader: read_shares(reader, run_id, run_parts(_run_set(reader, run_id)))
+            lambda reader: read_shares(reader, run_id, run_parts(read_run_set(reader, run_id)))
         )
 
     async def read_statistics(self) -> Statistics:
@@ -304,67 +289,3 @@ class SQLiteStorage(LogStorage):
 def _vacuum(connection: sqlite3.Connection) -> None:
     connection.execute("VACUUM")
     connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-
-
-# --- SQL ----------------------------------------------------------------------------------------------
-
-
-def _tree_statement(columns: str, run_id: str) -> tuple[Any, ...]:
-    """Return a statement that walks down from a run; UNION ends it where parents form a ring."""
-    sql = (
-        "WITH RECURSIVE tree (id) AS ("  # noqa: S608 - constants
-        " SELECT id FROM runs WHERE id = ?"
-        " UNION SELECT runs.id FROM tree JOIN runs ON runs.parent_id = tree.id LIMIT ?) "
-        f"SELECT {columns} FROM runs WHERE id IN (SELECT id FROM tree) ORDER BY started_ns, id, kind"
-    )
-    return sql, run_id, MAX_TREE_RUNS
-
-
-def _run_set(reader: Reader, run_id: str) -> RunSet:
-    return RunSet.of(reader.all(*_tree_statement("id, kind, flow_run_id", run_id)))
-
-
-def _run_condition(query: RunQuery) -> tuple[str, list[Any]]:
-    tests: list[tuple[str, tuple[Any, ...]]] = [("1", ())]
-    for column, value in (
-        ("kind", query.kind),
-        ("name", query.name),
-        ("id", query.id),
-        ("parent_id", query.parent_id),
-    ):
-        if value is not None:
-            tests.append((f"{column} = ?", (value,)))
-    if query.states is not None:
-        tests.append((f"state IN ({', '.join('?' * len(query.states))})", query.states))
-    for fact, value in (("flow_name", query.flow_name), ("task_name", query.task_name)):
-        if value is not None:
-            # A fact is the JSON array of whether it is sure, its time and its text.
-            tests.append((f"json_extract(facts, '$.{fact}[2]') = ?", (value,)))
-    if query.search is not None:
-        part = query.search.lower()
-        names = ("name", "json_extract(facts, '$.flow_name[2]')", "json_extract(facts, '$.task_name[2]')")
-        anywhere = " OR ".join(f"instr(lower_text({name}), ?)" for name in names)
-        tests.append((f"({anywhere} OR instr(id, ?) = 1)", (part,) * 4))
-    if query.since_ns is not None:
-        tests.append(("started_ns >= ?", (query.since_ns,)))
-    if query.until_ns is not None:
-        tests.append(("started_ns <= ?", (query.until_ns,)))
-    if query.min_attempt is not None:
-        tests.append(("attempt >= ?", (query.min_attempt,)))
-    if query.id_prefix is not None:
-        tests.append(
-            ("id >= ? AND substr(id, 1, ?) = ?", (query.id_prefix, len(query.id_prefix), query.id_prefix))
-        )
-    if query.name_contains is not None:
-        tests.append(("instr(lower_text(coalesce(name, '')), ?)", (query.name_contains.lower(),)))
-    if query.top_level:
-        tests.append(("NOT EXISTS (SELECT 1 FROM runs outer_run WHERE outer_run.id = r.parent_id)", ()))
-    if query.visible_flow_run is not None:
-        own_id = "CASE kind WHEN 'flow' THEN id ELSE flow_run_id END = ?"
-        tests.append((own_id, (query.visible_flow_run,)))
-    if query.visible_flow is not None:
-        # A fact is the JSON array of whether it is sure, its time and its text.
-        tests.append(("json_extract(facts, '$.flow_name[2]') = ?", (query.visible_flow,)))
-    if query.after is not None:
-        tests.append(("(started_ns, id, kind) < (?, ?, ?)", query.after))
-    return " AND ".join(text for text, _ in tests), [value for _, values in tests for value in values]
