@@ -8,6 +8,7 @@ counting what comes out of it, a piece at a time.
 
 from __future__ import annotations
 
+import asyncio
 import zlib
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +17,12 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import AsyncIterator, Mapping
 
     from starlette.requests import Request
+
+BODY_TIMEOUT = 30.0
+"""Seconds without a byte after which a body is given up: who is slow goes on, who is gone holds nothing."""
 
 MAX_JOINED = 100
 """Gzip files in one body. Each takes as long to begin as thousands of bytes to inflate."""
@@ -40,8 +44,8 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
 
     Raises:
         HTTPException: 413 if it is longer, 415 for another encoding, 400 if it
-            is not gzip although it says so, 503 if others have taken all the memory
-            that there is for bodies.
+            is not gzip although it says so, 408 if nothing comes for `BODY_TIMEOUT`,
+            503 if others have taken all the memory that there is for bodies.
     """
     hold = request.scope.get(HOLD_KEY)
     encoding = request.headers.get("content-encoding", "identity").strip().lower()
@@ -54,7 +58,7 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
     received = joined = 0
     body = bytearray()
     try:
-        async for chunk in request.stream():
+        async for chunk in _in_time(request.stream()):
             received += len(chunk)
             if received > max_bytes:
                 raise _too_large(max_bytes)
@@ -80,6 +84,20 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
     if inflate is not None and not inflate.eof:
         raise HTTPException(400, "the body is not valid gzip: it ends too early")
     return bytes(body)
+
+
+async def _in_time(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    while True:
+        try:
+            async with asyncio.timeout(BODY_TIMEOUT):
+                chunk = await anext(chunks)
+        except StopAsyncIteration:
+            return
+        except TimeoutError as error:
+            raise HTTPException(
+                408, f"nothing more of the body came for {BODY_TIMEOUT:g} s", {"Connection": "close"}
+            ) from error
+        yield chunk
 
 
 def _too_large(max_bytes: int) -> HTTPException:

@@ -262,6 +262,19 @@ async def test_a_body_without_a_length_is_counted(small):
     assert sum(sent) <= MEBIBYTE + 2 * 65_536
 
 
+async def test_a_body_that_stops_is_given_up(small, monkeypatch):
+    """Whoever begins a body and says no more is answered 408, and holds no memory."""
+    monkeypatch.setattr("runlog.server.body.BODY_TIMEOUT", 0.05)
+
+    async def stalled():
+        yield bytes(1000)
+        await asyncio.Event().wait()
+
+    response = await small.post(BATCHES, content=stalled())
+    assert (response.status_code, response.headers["connection"]) == (408, "close")
+    assert small.requests.held_bytes == 0
+
+
 async def test_a_declared_length_is_refused_before_it_is_read(small):
     """Nothing is read of a body that says it is too long, in whatever figures it says so."""
     for length in (str(MEBIBYTE + 1), "9" * 4000):
@@ -482,6 +495,7 @@ async def test_rubbish_makes_nothing_grow(small):
     async def round_of_rubbish(number):
         for index in range(150):
             text = f"{number}-{index}-" + "x" * 500
+            await asyncio.sleep(0)  # the loop forgets timers that are over only when it gets its turn
             await small.post(BATCHES, content=text)
             await small.post("/api/logs/", json=[{"name": text}])
             await small.get("/api/runlog/v1/logs", params={"cursor": text})
