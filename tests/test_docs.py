@@ -40,7 +40,18 @@ from runlog._run_names import ADJECTIVES, ANIMALS
 from runlog.discovery import find_local_server
 from runlog.records import LogEvent, decode_batch
 from runlog.server.answers import LogAnswer, RunAnswer
-from runlog.server.routes import admin, batches, counting, keys, logs, maintenance, metrics, reading
+from runlog.server.routes import (
+    admin,
+    batches,
+    counting,
+    keys,
+    logs,
+    maintenance,
+    metrics,
+    prefect_reading,
+    prefect_runs,
+    reading,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -354,7 +365,10 @@ def test_every_route_is_documented():
     """The HTTP page has each route of the server with its method, and each field of its answers."""
     routes = [
         (min(route.methods - {"HEAD"}), route.path)
-        for module in (admin, batches, counting, keys, logs, maintenance, metrics, reading)
+        for module in (
+            *(admin, batches, counting, keys, logs, maintenance, metrics),
+            *(prefect_reading, prefect_runs, reading),
+        )
         for route in module.ROUTES
     ]
     page = (ROOT / "docs/reference/http-api.md").read_text(encoding="utf-8")
