@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from prefect_environment import needs_prefect, run_prefect
 
+from runlog._http import Client
 from runlog.server.app import BackgroundServer
 
 SCRIPT = Path(__file__).with_name("prefect_client.py")
@@ -55,3 +56,22 @@ def test_prefects_client_gets_what_it_should(tmp_path, auth_string):
         "too many": ["PrefectHTTPStatusError", True],
     }
     assert "Traceback" not in errors
+
+
+@needs_prefect
+def test_prefects_client_brings_a_key(tmp_path):
+    """A key with both scopes does for Prefect's client what an auth string does; without one it is told 401."""
+    with (
+        BackgroundServer(f"sqlite:///{tmp_path}/runlog.db", auth_string="somebody:secret") as server,
+        Client(base_url=server.url, auth=("somebody", "secret")) as client,
+    ):
+        wanted = {"name": "Prefect", "scopes": ["ingest", "read"]}
+        key = client.post("/runlog/v1/admin/keys", json=wanted).json()["key"]
+        found, errors = run_client(server.url, tmp_path / "prefect", PREFECT_API_KEY=key)
+        assert found["all"] == ALL
+        assert found["run and level"] == [2, 3]
+        assert "Traceback" not in errors
+        refused = run_prefect(server.url, tmp_path / "prefect", SCRIPT, PREFECT_API_KEY=key[:-1] + "!")
+        assert refused.returncode != 0
+        assert "401 Unauthorized" in refused.stderr
+        assert key[:-1] not in refused.stderr
