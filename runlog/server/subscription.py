@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from runlog.exceptions import QueryError
-from runlog.server.live import follow
+from runlog.server.follower import follow
 from runlog.server.query import AllOf, TimeBetween, decode_cursor, encode_cursor
 from runlog.server.receipt import Receipt, receipt_of
 from runlog.server.run_summary import FINAL_STATES
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
     from starlette.requests import HTTPConnection
 
-    from runlog.server.live import Follower, LiveLine, Tail
+    from runlog.server.follower import Follower
+    from runlog.server.live import LiveLine, Tail
     from runlog.server.query import Condition
     from runlog.server.storage.base import LogStorage
 

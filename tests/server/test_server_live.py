@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from server_lines import FLOW, OTHER_FLOW, OTHER_PRODUCER, PRODUCER, TASK, batch, finished, line
 
+from runlog.server.follower import Step, follow
 from runlog.server.ingest import Ingest
-from runlog.server.live import MAX_STEP_BYTES, MAX_STEP_LINES, Step, Tail, follow
+from runlog.server.live import MAX_STEP_BYTES, MAX_STEP_LINES, Tail
 from runlog.server.query import LevelBetween, RunIn
 from runlog.server.storage.memory import MemoryStorage
 from runlog.server.storage.sqlite import SQLiteStorage

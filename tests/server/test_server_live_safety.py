@@ -16,10 +16,11 @@ from websockets.exceptions import ConnectionClosed
 
 from runlog._http import Client
 from runlog.exceptions import QueryTimeoutError
-from runlog.server import connections, live, subscription
+from runlog.server import connections, subscription
 from runlog.server.app import BackgroundServer
+from runlog.server.follower import follow
 from runlog.server.ingest import Ingest
-from runlog.server.live import Tail, follow
+from runlog.server.live import Tail
 from runlog.server.storage.memory import MemoryStorage
 
 GREETING = frame(json.dumps({"type": "auth", "token": None}).encode())
@@ -245,7 +246,7 @@ class Slow:
 @pytest.mark.anyio
 async def test_a_slow_filter_lets_others_go_on(monkeypatch):
     """A step ends when its time is over, and the next one goes on where it stopped."""
-    monkeypatch.setattr(live, "MAX_STEP_S", 0.005)
+    monkeypatch.setattr("runlog.server.follower.MAX_STEP_S", 0.005)
     storage, tail = MemoryStorage(), Tail()
     follower = await follow(tail, storage, where=Slow())
     await Ingest(storage, tail).take_batch(batch(*(line(str(n)) for n in range(50))))
