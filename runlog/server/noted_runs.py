@@ -378,6 +378,15 @@ def task_name_of(run_name: str, task_key: str, dynamic_key: str) -> str:
     return task_key.rpartition("-")[0].rpartition(".")[2] or task_key or run_name
 
 
+def parent_task_run_id(task_inputs: dict[str, Any]) -> str | None:
+    """Return the task run in which a task run was started, which Prefect's client puts among its inputs."""
+    parents = task_inputs.get("__parents__")
+    for parent in parents if isinstance(parents, list) else ():
+        if isinstance(parent, dict) and parent.get("input_type") == "task_run":
+            return canonical_uuid(str(parent.get("id")))
+    return None
+
+
 def _size(value: Any) -> int:
     try:
         return len(msgspec.json.encode(value))

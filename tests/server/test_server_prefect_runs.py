@@ -52,7 +52,7 @@ def test_an_unmodified_program(tmp_path):
             end = client.get("/runlog/v1/logs", params={"flow_run_id": failing["id"]}).json()["logs"][-2:]
     assert result.returncode == 1  # the second flow raises
     assert "RuntimeError: on purpose" in result.stderr
-    assert "RESULT [3, 'weather', 7, 6, 'lucky']" in result.stdout
+    assert "RESULT [3, 'weather', 7, 6, 'lucky', 3]" in result.stdout
     assert "PrefectHTTPStatusError" not in result.stderr
     assert "Unable to" not in result.stderr
     assert tree_of(tree) == (
@@ -61,6 +61,7 @@ def test_an_unmodified_program(tmp_path):
         None,
         ("add", "COMPLETED", None),
         ("add", "COMPLETED", None),
+        ("adds_twice", "COMPLETED", None, ("add", "COMPLETED", None), ("add", "COMPLETED", None)),
         ("fails", "FAILED", None),
         ("inner", "COMPLETED", None, ("add", "COMPLETED", None)),
         ("second-time-lucky", "COMPLETED", 2),
@@ -173,6 +174,19 @@ async def test_retries_of_a_flow(client):
     assert (await set_state(client, again["id"], "FAILED"))["status"] == "ACCEPT"
     known = next(one for one in await runs_of(client) if one["id"] == again["id"])
     assert (known["state"], known["attempt"]) == ("FAILED", 2)
+
+
+async def test_tags_without_limits(client):
+    """A task with tags asks for room before it runs; nothing here limits it."""
+    path = "/v2/concurrency_limits"
+    asked = {"names": ["tag:nightly"], "slots": 1, "mode": "concurrency"}
+    lease = (await client.post(f"{path}/increment-with-lease", json=asked)).json()
+    assert lease["limits"] == []
+    assert uuid.UUID(lease["lease_id"])
+    released = await client.post(f"{path}/decrement-with-lease", json={"lease_id": lease["lease_id"]})
+    assert released.status_code == 204
+    assert (await client.post(f"{path}/increment", json=asked)).json() == []
+    assert (await client.post(f"{path}/decrement", json=asked)).json() == []
 
 
 async def test_a_name_that_changes(client):
@@ -439,10 +453,8 @@ def test_events_become_runs(database, subprotocol):
 
 def test_tasks_inside_tasks(database):
     """A task that another one called is found below it."""
-    inner = task_event("RUNNING", 2, run_id=OTHER_FLOW, name="inner")
-    inner["related"].append(
-        {"prefect.resource.id": f"prefect.task-run.{TASK}", "prefect.resource.role": "task-run"}
-    )
+    parents = [{"input_type": "task_run", "id": TASK}]
+    inner = task_event("RUNNING", 2, run_id=OTHER_FLOW, task_inputs={"x": [], "__parents__": parents})
     with BackgroundServer(database) as server, events_socket(server.url) as socket:
         socket.send(json.dumps(task_event("RUNNING", 1)))
         socket.send(json.dumps(inner))

@@ -20,7 +20,14 @@ from starlette.websockets import WebSocketDisconnect
 
 from runlog.exceptions import RunlogError
 from runlog.records import format_timestamp
-from runlog.server.noted_runs import MAX_NAME_LENGTH, NotedRun, Policy, RunState, task_name_of
+from runlog.server.noted_runs import (
+    MAX_NAME_LENGTH,
+    NotedRun,
+    Policy,
+    RunState,
+    parent_task_run_id,
+    task_name_of,
+)
 from runlog.server.routes.prefect_reading import is_visible
 from runlog.server.state import authorise, state_of
 from runlog.server.storage.restricted import PermissionDeniedError
@@ -69,7 +76,7 @@ class TaskRunFacts(msgspec.Struct):
     run_count: int = 0
     tags: list[str] = []
     empirical_policy: Policy | None = None
-    start_time: str | None = None
+    task_inputs: dict[str, Any] = {}
 
 
 async def events_in(socket: WebSocket) -> None:
@@ -186,12 +193,10 @@ def _learn(run: NotedRun, event: Event, facts: TaskRunFacts) -> None:
         if role == "flow-run":
             run.flow_run_id = _id(resource, _FLOW_RUN) or run.flow_run_id
             run.flow_run_name = name[:MAX_NAME_LENGTH] if isinstance(name, str) else None
-        elif role == "task-run":
-            run.parent_task_run_id = _id(resource, _TASK_RUN)
         elif role == "flow" and isinstance(name, str):
             run.flow_name = name[:MAX_NAME_LENGTH]
-    if run.parent_task_run_id == run.id:
-        run.parent_task_run_id = None
+    parent = parent_task_run_id(facts.task_inputs)
+    run.parent_task_run_id = parent if parent != run.id else None
 
 
 def _id(resource: str, prefix: str) -> str | None:

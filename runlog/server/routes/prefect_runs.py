@@ -26,7 +26,7 @@ from runlog.exceptions import StorageError, StorageFullError
 from runlog.records import format_timestamp
 from runlog.server.body import json_response, read_body
 from runlog.server.errors import InvalidBodyError
-from runlog.server.noted_runs import MAX_NAME_LENGTH, NotedRun, Policy, RunState
+from runlog.server.noted_runs import MAX_NAME_LENGTH, NotedRun, Policy, RunState, parent_task_run_id
 from runlog.server.principal import principal_of
 from runlog.server.routes.prefect_answers import flow_answer, flow_run_answer, task_run_answer
 from runlog.server.routes.prefect_reading import find_run, is_visible
@@ -121,6 +121,7 @@ async def create_flow_run(request: Request) -> Response:
         "flow",
         flow_name=noted.flow_name(str(body.flow_id)),
         parent_flow_run_id=tracking.flow_run_id if tracking is not None else None,
+        parent_task_run_id=tracking.parent_task_run_id if tracking is not None else None,
         tracking_task_run_id=tracking_id,
         created_ns=time.time_ns(),
         policy=body.empirical_policy or Policy(),
@@ -176,6 +177,7 @@ async def create_task_run(request: Request) -> Response:
         flow_name=flow_run.flow_name if flow_run is not None else None,
         task_name=name.removesuffix(f"-{body.dynamic_key}")[:MAX_NAME_LENGTH],
         flow_run_id=flow_run_id,
+        parent_task_run_id=parent_task_run_id(body.task_inputs),
         created_ns=time.time_ns(),
         policy=body.empirical_policy or Policy(),
     )
@@ -257,6 +259,27 @@ def _accepted(state: RunState, run: NotedRun, at_ns: int | None = None) -> RunSt
     )
 
 
+# --- limits of concurrency, of which there are none ---------------------------------------------------
+
+
+async def acquire_with_lease(_request: Request) -> Response:
+    """Answer as Prefect's server where no limit has these names: a task with tags asks before it runs."""
+    return json_response({"lease_id": str(uuid.uuid4()), "limits": []})
+
+
+async def answer_no_limits(_request: Request) -> Response:
+    """Answer that no limit was touched."""
+    return json_response([])
+
+
+async def release_lease(_request: Request) -> Response:
+    """Accept: a lease on nothing needs no keeping."""
+    return Response(status_code=204)
+
+
+# --- helpers ------------------------------------------------------------------------------------------
+
+
 async def _known_run(request: Request, kind: Kind) -> NotedRun:
     """Return the run that the path names: kept, or recalled from its lines, or new."""
     run_id = str(request.path_params["id"])
@@ -291,4 +314,8 @@ ROUTES = [
     Route("/flow_runs/{id:uuid}/set_state", set_flow_run_state, methods=["POST"]),
     Route("/task_runs/", create_task_run, methods=["POST"]),
     Route("/task_runs/{id:uuid}/set_state", set_task_run_state, methods=["POST"]),
+    Route("/v2/concurrency_limits/increment", answer_no_limits, methods=["POST"]),
+    Route("/v2/concurrency_limits/increment-with-lease", acquire_with_lease, methods=["POST"]),
+    Route("/v2/concurrency_limits/decrement", answer_no_limits, methods=["POST"]),
+    Route("/v2/concurrency_limits/decrement-with-lease", release_lease, methods=["POST"]),
 ]
