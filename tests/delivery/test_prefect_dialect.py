@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from httpx import ConnectError
 from prefect_environment import needs_prefect, prefect_server, run_prefect
 
 import runlog
@@ -235,21 +236,69 @@ def test_a_runlog_server_behind_a_wrong_route(send_to, status):
     assert transport.dialect == "runlog"
 
 
-def test_many_lines_go_in_parts(send_to):
+@pytest.fixture
+def log_lines():
+    """Log so many lines through a transport, and return what the handler's worker counted."""
+
+    def log(transport, lines):
+        handler = APILogHandler(service_name="test", transport=transport, shutdown_timeout=20.0)
+        logger = logging.getLogger("test.prefect")
+        logger.propagate = False
+        logger.setLevel(logging.INFO)
+        logger.addHandler(handler)
+        for line in lines:
+            logger.info(line)
+        handler.flush()
+        (counted,) = [one for one in delivery.statistics() if one["target"] == transport.target]
+        handler.close()
+        return counted
+
+    return log
+
+
+def test_many_lines_go_in_parts(send_to, log_lines):
     """More lines than a Prefect server likes are halved, at once and in order, none of them twice."""
     double = PrefectDouble()
-    transport = send_to(double)
-    handler = APILogHandler(service_name="test", transport=transport)
-    logger = logging.getLogger("test.many")
-    logger.propagate = False
-    logger.setLevel(logging.INFO)
-    logger.addHandler(handler)
-    for number in range(5 * MAX_LINES):
-        logger.info("line %d", number)
-    handler.close()
-    assert [log["message"] for log in double.logs] == [f"line {number}" for number in range(5 * MAX_LINES)]
-    posts = sum(asked == ("POST", "/logs/") for asked in double.asked)
-    assert posts > 5
+    lines = [f"line {number}" for number in range(5 * MAX_LINES)]
+    counted = log_lines(send_to(double), lines)
+    assert [log["message"] for log in double.logs] == lines
+    assert sum(asked == ("POST", "/logs/") for asked in double.asked) > 5
+    assert (counted["acked"], counted["exactly_once"]) == (len(lines) - 1, False)
+
+
+def test_a_line_that_is_refused(send_to, log_lines):
+    """The one line that a Prefect server refuses is counted and told; the others are stored, each once."""
+
+    class Picky(PrefectDouble):
+        def __call__(self, request):
+            if request.url.path == "/api/logs/" and b"bad" in request.content:
+                fault = {"loc": ["body", 0, "message"], "msg": "not that", "type": "x"}
+                return Response(422, json={"exception_message": "Invalid", "exception_detail": [fault]})
+            return super().__call__(request)
+
+    double = Picky()
+    lines = [f"line {number}" for number in range(20)]
+    counted = log_lines(send_to(double), [*lines[:7], "bad", *lines[7:]])
+    told = [log["message"] for log in double.logs]
+    assert told == [*lines[:7], "1 line was dropped here: rejected", *lines[7:]]
+    assert counted["dropped"] == {"rejected": 1}
+
+
+def test_a_lost_answer(send_to, log_lines):
+    """A batch whose answer is lost is sent again: a Prefect server then has it twice, and nothing is missing."""
+
+    class Forgetful(PrefectDouble):
+        def __call__(self, request):
+            answer = super().__call__(request)
+            is_first = self.logs and not getattr(self, "has_forgotten", False)
+            if is_first:
+                self.has_forgotten = True
+                raise ConnectError("cut off")
+            return answer
+
+    double = Forgetful()
+    log_lines(send_to(double), ["one"])
+    assert [log["message"] for log in double.logs] == ["one", "one"]
 
 
 # --- a real one ---------------------------------------------------------------------------------------
