@@ -40,6 +40,9 @@ REST_FACTOR = 3.0
 ROOM = 0.95
 """Part of the most space down to which lines are taken away, so that it is not needed all the time."""
 
+PRODUCER_SILENCE_NS = 30 * 86_400 * 10**9
+"""After its goodbye, and without lines, a producer is forgotten; it could repeat itself for as long."""
+
 FOREVER_NS = 2**63 - 1
 
 
@@ -169,6 +172,7 @@ class Keeper:
 
     async def _round(self) -> None:
         await self._authenticator.store_uses()
+        await self._storage.forget_producers(self._clock() - PRODUCER_SILENCE_NS)
         pruner = Pruner(self._storage, self._keeping, self._clock())
         while not pruner.is_done:
             before, started = pruner.lines, time.monotonic()

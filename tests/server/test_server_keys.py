@@ -411,6 +411,10 @@ async def test_what_a_bound_view_has_no_rule_for_it_refuses(storage):
         view.read_statistics(),
         view.read_keys(),
         view.add_key(key),
+        view.read_size(),
+        view.prune([None] * 5),
+        view.forget_producers(1),
+        view.vacuum(),
         view.remove_key("x"),
         view.mark_keys_used({}),
     ):

@@ -125,6 +125,27 @@ async def test_marks_stay(storage):
     assert await messages(storage) == ["c", "x"]
 
 
+async def test_a_producer_without_lines_is_forgotten(storage):
+    """One that said goodbye, is silent and has no lines goes, the newest excepted; all others keep their marks."""
+    names = [f"{number:020x}" for number in range(5)]
+    for producer, closing, observed in zip(
+        names, (True, False, True, True, True), (1, 1, 9, 1, 1), strict=True
+    ):
+        await storage.append(
+            batch(line(flow_run_id=FLOW), producer=producer, closing=closing), observed_ns=observed
+        )
+    await storage.append(batch(line("newest"), producer=names[3], first_seq=1, closing=True), observed_ns=1)
+    assert await storage.forget_producers(5) == 0
+    assert await prune(storage, START + SECOND) == (5, 1)
+    assert await storage.forget_producers(5) == 1
+    assert await storage.forget_producers(5) == 0
+    again = batch(line("again"), producer=names[0])
+    assert (await storage.append(again, observed_ns=9)).new_from == 0
+    for producer in (names[1], names[2], names[4]):
+        assert (await storage.append(batch(line(), producer=producer), observed_ns=9)).new_from == 1
+    assert await messages(storage) == ["newest", "again"] or await messages(storage) == ["again", "newest"]
+
+
 async def test_a_run_goes_with_its_last_line(storage):
     """A run without lines goes; one in which another is left stays until that goes as well."""
     await storage.append(

@@ -384,6 +384,17 @@ class LogStorage(ABC):
         """
 
     @abstractmethod
+    async def forget_producers(self, silent_since_ns: int, *, limit: int = 1000) -> int:
+        """
+        Forget producers that said goodbye, of which no line is stored any more; return how many.
+
+        Args:
+            silent_since_ns: Only those that sent nothing since; in nanoseconds since
+                the epoch. What such a one sends again would be stored again.
+            limit: Most producers.
+        """
+
+    @abstractmethod
     async def vacuum(self) -> None:
         """
         Give space that is free back to the disk. Batches wait meanwhile.

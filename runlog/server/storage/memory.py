@@ -59,6 +59,7 @@ class _Producer:
     next_seq: int = 0
     drops: list[DropMarker] = field(default_factory=list)
     goodbye: bool = False
+    last_observed_ns: int = 0
 
 
 class _Removed(NamedTuple):
@@ -100,7 +101,7 @@ class MemoryStorage(LogStorage):
 
     async def append(self, batch: EventBatch, *, observed_ns: int) -> Appended:
         """Store what is new in a batch."""
-        producer = self._producers.get(batch.producer) or _Producer(len(self._producers) + 1)
+        producer = self._producers.get(batch.producer) or _Producer(self._newest_key() + 1)
         mark = producer.next_seq
         if batch.first_seq > mark:
             raise ProducerGapError(batch.producer, expected=mark, got=batch.first_seq)
@@ -116,12 +117,16 @@ class MemoryStorage(LogStorage):
         producer.drops += clip_drops(batch, mark)
         producer.next_seq = batch.last_seq + 1
         producer.goodbye = says_goodbye(batch, mark)
+        producer.last_observed_ns = observed_ns
         for key, summary in summarise(event for _, event in new)[0].items():
             known = self._runs.get(key)
             self._runs[key] = summary if known is None else merge(known, summary)
         if not new:
             return Appended(batch.last_seq, mark)
         return Appended(batch.last_seq, mark, first_arrival, producer.key)
+
+    def _newest_key(self) -> int:
+        return max((producer.key for producer in self._producers.values()), default=0)
 
     async def read_lines(self, query: LogQuery) -> list[StoredLine]:
         """Look at every line."""
@@ -377,6 +382,22 @@ class MemoryStorage(LogStorage):
             self._remove_runs()
         rest = waiting[limit - 1].position if len(waiting) > limit else None
         return Pruned(len(gone), runs - len(self._runs), rest)
+
+    async def forget_producers(self, silent_since_ns: int, *, limit: int = 1000) -> int:
+        """Look at every producer and every line."""
+        alive = {line.producer for line in self._lines}
+        gone = [
+            producer_id
+            for producer_id, producer in self._producers.items()
+            if producer.goodbye
+            and producer.last_observed_ns < silent_since_ns
+            and producer.key < self._newest_key()
+            and producer_id not in alive
+        ][:limit]
+        for producer_id in gone:
+            del self._producers[producer_id]
+        self._removed = [line for line in self._removed if line.producer not in gone]
+        return len(gone)
 
     async def vacuum(self) -> None:
         """Do nothing: Python takes its memory back by itself."""

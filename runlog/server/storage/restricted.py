@@ -156,6 +156,10 @@ class RestrictedStorage(LogStorage):
         """Refuse."""
         self._refuse()
 
+    async def forget_producers(self, silent_since_ns: int, *, limit: int = 1000) -> int:  # noqa: ARG002 - refused
+        """Refuse."""
+        self._refuse()
+
     async def vacuum(self) -> None:
         """Refuse."""
         self._refuse()

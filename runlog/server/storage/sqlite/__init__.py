@@ -26,7 +26,13 @@ from runlog.server.storage.sqlite.arrivals import arrival_before, last_arrival, 
 from runlog.server.storage.sqlite.file import FileLock, prepare_file, storage_errors
 from runlog.server.storage.sqlite.keys import SELECT_KEYS, UPSERT_KEY, key_of_row, key_row
 from runlog.server.storage.sqlite.lines import count_lines, read_histogram, read_line, read_lines, run_parts
-from runlog.server.storage.sqlite.pruning import USED_BYTES, delete_lines, find_old_lines
+from runlog.server.storage.sqlite.pruning import (
+    USED_BYTES,
+    delete_lines,
+    delete_producers,
+    find_old_lines,
+    find_old_producers,
+)
 from runlog.server.storage.sqlite.reader import ReaderPool
 from runlog.server.storage.sqlite.runs import read_run_set, read_runs, read_tree
 from runlog.server.storage.sqlite.schema import SCHEMA_VERSION, migrate
@@ -243,6 +249,20 @@ class SQLiteStorage(LogStorage):
                 return Pruned(lines, len(runs), found.after)
 
             return await self._write(change)
+
+    async def forget_producers(self, silent_since_ns: int, *, limit: int = 1000) -> int:
+        """Let a reader find them and the writer delete them."""
+        writer = self._writer
+        keys = await self._reading.ask(lambda reader: find_old_producers(reader, silent_since_ns, limit))
+        if not keys or writer is None:
+            return 0
+
+        def change(connection: sqlite3.Connection) -> int:
+            gone = delete_producers(connection, keys, silent_since_ns)
+            writer.forget_producers(gone)
+            return len(gone)
+
+        return await self._write(change)
 
     async def vacuum(self) -> None:
         """Let the writer write the file anew; rowids stay, see ``schema``."""

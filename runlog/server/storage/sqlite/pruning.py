@@ -6,9 +6,10 @@ each transaction, between batches. What goes is noted, so that it is not taken f
 lost: its seqs in ranges, and how many lines of which run it was. A run goes with
 the last of its lines, if no run is left that was opened in it.
 
-The line with the greatest rowid stays, as does the scope with the greatest key:
-SQLite would give their numbers to others, and arrivals, cursors and what readers
-remember would mean something else. Marks of producers stay for ever.
+The line with the greatest rowid stays, as do the scope and the producer with the
+greatest keys: SQLite would give their numbers to others, and arrivals, cursors and
+what readers remember would mean something else. The mark of a producer stays until
+it has said goodbye and been silent for long.
 """
 
 from __future__ import annotations
@@ -115,6 +116,46 @@ def delete_lines(connection: sqlite3.Connection, lines: Sequence[OldLine]) -> tu
     _note_runs(connection, going)
     touched = {key for line in going for key in (line.flow_run, line.task_run) if key is not None}
     return len(going), _delete_runs(connection, touched)
+
+
+_OLD_PRODUCERS = (
+    "SELECT key FROM producers p WHERE goodbye AND last_observed_ns < ? "
+    "AND key < (SELECT max(key) FROM producers) "
+    "AND NOT EXISTS (SELECT 1 FROM logs WHERE producer = p.key)"
+)
+
+
+def find_old_producers(reader: Reader, silent_since_ns: int, limit: int) -> list[int]:
+    """Return the keys of producers that may be forgotten; see `LogStorage.forget_producers`."""
+    return [key for (key,) in reader.all(f"{_OLD_PRODUCERS} LIMIT ?", silent_since_ns, limit)]
+
+
+def delete_producers(connection: sqlite3.Connection, keys: Sequence[int], silent_since_ns: int) -> set[int]:
+    """
+    Delete producers, and what is known of lines that they sent; return the keys of those that went.
+
+    Args:
+        connection: The writer's, in a transaction.
+        keys: As `find_old_producers` found them; one that has come back since stays.
+        silent_since_ns: As there.
+    """
+    rows = connection.execute(
+        f"{_OLD_PRODUCERS} AND key IN (SELECT value FROM json_each(?))",  # noqa: S608 - constants
+        (silent_since_ns, json.dumps(keys)),
+    )
+    gone = {key for (key,) in rows}
+    listed = json.dumps(sorted(gone))
+    for table, column in (
+        ("removed", "producer"),
+        ("removed_of_runs", "producer"),
+        ("drops", "producer"),
+        ("producers", "key"),
+    ):
+        connection.execute(
+            f"DELETE FROM {table} WHERE {column} IN (SELECT value FROM json_each(?))",  # noqa: S608 - constants
+            (listed,),
+        )
+    return gone
 
 
 def ranges_of(seqs: Iterable[int]) -> list[SeqRange]:

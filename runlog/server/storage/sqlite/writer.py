@@ -336,9 +336,11 @@ class Writer:
     def forget_runs(self, keys: set[int]) -> None:
         """Forget runs, and scopes of them, that are being deleted. For changes alone, see `run`."""
         self._runs = {name: run for name, run in self._runs.items() if run.key not in keys}
-        self._scopes = {
-            scope: known for scope, known in self._scopes.items() if keys.isdisjoint(known[1:])
-        }
+        self._scopes = {scope: known for scope, known in self._scopes.items() if keys.isdisjoint(known[1:])}
+
+    def forget_producers(self, keys: set[int]) -> None:
+        """Forget producers that are being deleted. For changes alone, see `run`."""
+        self._producers = {name: known for name, known in self._producers.items() if known.key not in keys}
 
     def _producer(self, producer_id: str) -> _Producer | None:
         known = self._producers.get(producer_id)
