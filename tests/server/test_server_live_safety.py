@@ -11,12 +11,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from server_lines import FLOW, OTHER_FLOW, TASK, batch, finished, line, started
-from streaming import ANY_TIME, Events, Sender, Socket, frame, raw_connection
+from streaming import ANY_TIME, Events, Sender, Socket, closing_code, frame, raw_connection
 from websockets.exceptions import ConnectionClosed
 
 from runlog._http import Client
 from runlog.exceptions import QueryTimeoutError
-from runlog.server import connections, subscription
+from runlog.server import connections, serving, subscription
 from runlog.server.app import BackgroundServer
 from runlog.server.follower import follow
 from runlog.server.ingest import Ingest
@@ -230,6 +230,45 @@ def test_a_server_that_stops_waits_for_nobody(sender, server, caplog, kind):
         server.stop()
         assert time.monotonic() - begin < 4  # uvicorn would wait for 5 s
     assert [record.getMessage() for record in caplog.records] == []
+
+
+@pytest.fixture
+def pinging(monkeypatch):
+    """A server that pings its sockets all the time."""
+    monkeypatch.setattr(serving, "PING_INTERVAL", 0.05)
+    monkeypatch.setattr(serving, "PING_TIMEOUT", 0.2)
+    with BackgroundServer() as server:
+        yield server
+
+
+def test_a_client_that_answers_no_ping_has_vanished(pinging):
+    """Its socket is closed with 1011; one that answers stays."""
+    with Socket(pinging.url, heartbeat=0.1) as answering, raw_connection(pinging.url, "prefect") as silent:
+        silent.sendall(GREETING + WISH)
+        assert closing_code(silent) == 1011
+        for _ in range(5):
+            answering.until("heartbeat")
+
+
+def test_a_client_that_reads_late_has_not_vanished(pinging):
+    """It cannot answer a ping that waits behind lines which it has not read; once it reads, it gets all."""
+    wish = frame(json.dumps({"type": "filter", "since": 0}).encode())
+    with Sender(pinging.url) as sender:
+        fill(sender)
+    with raw_connection(pinging.url) as late:
+        late.sendall(GREETING + wish)
+        with Socket(pinging.url, heartbeat=0.1) as other:
+            for _ in range(6):  # more than the ping's time is over
+                other.until("heartbeat")
+        with late.makefile("rb") as stream:
+            found = 0
+            while found < 1200:
+                opcode, size = (byte & 0x7F for byte in stream.read(2))
+                size = int.from_bytes(stream.read({126: 2, 127: 8}[size])) if size >= 126 else size
+                payload = stream.read(size)
+                if opcode & 0x0F == 9:
+                    late.sendall(frame(payload, opcode=10))
+                found += payload.startswith(b'{"type":"log"')
 
 
 # --- filters that take long ---------------------------------------------------------------------------
