@@ -101,7 +101,7 @@ def wait_for(condition):
         pytest.param(300, 10_000, 9_000, 20, 0.25, id="300 sockets", marks=pytest.mark.soak),
     ],
 )
-def test_sockets_that_never_read_harm_nobody(server, stalled, rate, least_rate, seconds, latency_s):
+def test_sockets_that_never_read_harm_nobody(server, *, stalled, rate, least_rate, seconds, latency_s):
     """Healthy readers get every line, almost all of them soon; the server stays small."""
     url, pid = server
     readers = [HealthyReader(url) for _ in range(HEALTHY)]
