@@ -383,7 +383,7 @@ _stored = [0]
 
 
 @given(events=st.lists(lines, max_size=6), text=expressions)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_sql_and_predicate_agree(runner, stores, events, text):
     """SQLite finds the lines that the predicate lets pass, whatever is negated and whatever lines lack."""
     for store in stores:

@@ -219,7 +219,7 @@ _stored = [0]
 
 
 @given(st.lists(messages, max_size=8), st.lists(words, min_size=1, max_size=2), st.booleans())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_searches_with_the_index_find_what_searches_without_it_find(runner, stores, found, sought, indexed):
     """Letters of any script, case and length: the index leaves out no line that the predicate lets pass."""
     for store in stores:
