@@ -22,14 +22,17 @@ from runlog import delivery
 from runlog.context import current_run_fields
 from runlog.credentials import auth_headers
 from runlog.delivery import DeliveryWorker, HTTPTransport, Limits, Target, WhenFull, lifecycle
+from runlog.direct import DirectEncoder
 from runlog.exceptions import MissingContextError
 from runlog.records import encode_event, event_from_record, process_resource
 from runlog.settings import get_current_settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+    from types import FrameType
 
     from runlog._http import Client
+    from runlog._routes import DirectSend
     from runlog.delivery import Transport
     from runlog.records import LogEvent
     from runlog.settings import Settings
@@ -209,6 +212,63 @@ class APILogHandler(logging.Handler):
         except Exception:
             self.handleError(record)
 
+    def direct(self, logger_name: str, fields: Mapping[str, Any]) -> DirectSend | None:
+        """
+        Return what takes the calls of a run logger, where nobody else needs a record; see `runlog.direct`.
+
+        Args:
+            logger_name: Name of the logger.
+            fields: What its adapter puts on each record.
+        """
+        run, kind = fields.get("flow_run_id"), type(self)
+        if (
+            (kind.emit, kind.handle, kind.prepare, kind.filter) != (_EMIT, _HANDLE, _PREPARE, _FILTER)
+            or self._mode == "sync"
+            or (run is None and fields.get("task_run_id") is None)
+            or not {"send_to_api", "send_to_orion", "event_name"}.isdisjoint(fields)
+            or self._decide_excluded(logger_name)
+        ):
+            return None
+        try:
+            encode = DirectEncoder(logger_name, fields).encode
+        except Exception:  # fields that only the ordinary way makes something of
+            return None
+        own = self.__dict__
+        size = len(own)
+
+        def send(
+            level: int, msg: Any, args: tuple[Any, ...], extra: dict[str, Any] | None, frame: FrameType
+        ) -> bool:
+            if level < self.level:
+                return True
+            settings = get_current_settings()
+            worker = self._worker
+            if (
+                worker is None
+                or settings is not self._settings
+                or not settings.logging.to_api.enabled
+                or self.filters
+                or len(own) != size  # something was put in the place of a method
+                or kind.emit is not _EMIT
+                or kind.handle is not _HANDLE
+                or kind.prepare is not _PREPARE
+                or worker.is_own_thread
+            ):
+                return False
+            try:
+                event = encode(level, msg, args, extra, frame)
+            except Exception:  # the ordinary way makes something of everything
+                return False
+            if event is None or len(event) > self._max_bytes:
+                return False
+            try:
+                worker.put(event, run=run)
+            except Exception:
+                self.handleError(logging.makeLogRecord({"name": logger_name, "levelno": level, "msg": msg}))
+            return True
+
+        return send
+
     def prepare(self, record: logging.LogRecord) -> LogEvent:
         """
         Return the event for a record. Subclasses may override it, to add attributes or change a text.
@@ -357,6 +417,10 @@ class APILogHandler(logging.Handler):
             raise MissingContextError(text)
         # At the line that logged, not at this one: that is where it can be mended.
         warnings.warn_explicit(text, UserWarning, record.pathname, record.lineno)
+
+
+_EMIT, _HANDLE, _PREPARE = APILogHandler.emit, APILogHandler.handle, APILogHandler.prepare
+_FILTER = APILogHandler.filter
 
 
 def _check(

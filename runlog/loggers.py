@@ -24,6 +24,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from runlog._fields import flow_run_fields, rename_reserved, task_run_fields
+from runlog._routes import Route
 from runlog.context import (
     NO_CONTEXT,
     FlowRunContext,
@@ -60,8 +61,53 @@ class RunLogAdapter(logging.LoggerAdapter[logging.Logger]):
 
     def __init__(self, logger: logging.Logger, extra: Mapping[str, Any] | None = None) -> None:
         self._fields = dict(rename_reserved(extra or {}))
+        self._route: Route | None = None
         # Read-only, since all loggers of one run share it.
         super().__init__(logger, MappingProxyType(self._fields))
+
+    # Each of these is what it is for every `LoggerAdapter`, but for calls that nobody needs a record of.
+    # The one frame more is the reason for the greater ``stacklevel``.
+
+    def debug(self, msg: Any, *args: Any, **kwargs: Any) -> None:
+        """Log at level DEBUG."""
+        if self.logger.isEnabledFor(logging.DEBUG) and not self._direct(logging.DEBUG, msg, args, kwargs):
+            kwargs["stacklevel"] = kwargs.get("stacklevel", 1) + 1
+            super().log(logging.DEBUG, msg, *args, **kwargs)
+
+    def info(self, msg: Any, *args: Any, **kwargs: Any) -> None:
+        """Log at level INFO."""
+        if self.logger.isEnabledFor(logging.INFO) and not self._direct(logging.INFO, msg, args, kwargs):
+            kwargs["stacklevel"] = kwargs.get("stacklevel", 1) + 1
+            super().log(logging.INFO, msg, *args, **kwargs)
+
+    def warning(self, msg: Any, *args: Any, **kwargs: Any) -> None:
+        """Log at level WARNING."""
+        if self.logger.isEnabledFor(logging.WARNING) and not self._direct(logging.WARNING, msg, args, kwargs):
+            kwargs["stacklevel"] = kwargs.get("stacklevel", 1) + 1
+            super().log(logging.WARNING, msg, *args, **kwargs)
+
+    def error(self, msg: Any, *args: Any, **kwargs: Any) -> None:
+        """Log at level ERROR."""
+        if self.logger.isEnabledFor(logging.ERROR) and not self._direct(logging.ERROR, msg, args, kwargs):
+            kwargs["stacklevel"] = kwargs.get("stacklevel", 1) + 1
+            super().log(logging.ERROR, msg, *args, **kwargs)
+
+    def _direct(self, level: int, msg: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        """Log without a record if nobody would see it; `False` if somebody would. For the methods above."""
+        route = self._route
+        if route is None or not route.holds():
+            route = self._route = Route(self.logger, self._fields)
+        send = route.send
+        if send is None or not route.is_unwatched():
+            return False
+        if kwargs and (len(kwargs) > 1 or type(kwargs.get("extra")) is not dict):
+            return False
+        for other in route.others:
+            if level >= other.level:
+                return False
+        if type(self) is not RunLogAdapter:  # `process` may be the program's own
+            return False
+        return send(level, msg, args, kwargs.get("extra"), sys._getframe(2))  # noqa: SLF001 - as `logging` does
 
     @property
     def disabled(self) -> bool:

@@ -349,6 +349,11 @@ def event_from_record(record: logging.LogRecord, run_fields: Mapping[str, Any]) 
     return event
 
 
+def is_plain_extra(name: str) -> bool:
+    """Return whether an extra of this name is an attribute and nothing else."""
+    return name not in _EVENT_FIELDS and name not in _NOT_ATTRIBUTES
+
+
 def _add(event: LogEvent, attributes: dict[str, Any], key: Any, value: Any) -> None:
     """Put one extra where it belongs: into a field of the event, or into its attributes."""
     if key in _EVENT_FIELDS:
@@ -359,10 +364,11 @@ def _add(event: LogEvent, attributes: dict[str, Any], key: Any, value: Any) -> N
         setattr(event, key, value)
     elif key not in _NOT_ATTRIBUTES:
         name = key if type(key) is str else safe_str(key)
-        attributes[name] = _attribute(name, value)
+        attributes[name] = attribute_value(name, value)
 
 
-def _attribute(name: str, value: Any) -> Any:
+def attribute_value(name: str, value: Any) -> Any:
+    """Return an extra as JSON knows it, without secrets."""
     if is_sensitive_key(name):
         return "***"
     kind = type(value)

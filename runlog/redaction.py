@@ -83,6 +83,11 @@ def _forms(value: str) -> set[str]:
     return {form for form in forms if len(form) >= MIN_SECRET_CHARS}
 
 
+def registered_values() -> tuple[str, ...]:
+    """Return what is masked wherever it occurs; another object once something was registered."""
+    return _values
+
+
 # --- sensitive names ----------------------------------------------------------------------------------
 
 _SECRET_ENDINGS = (
@@ -166,6 +171,11 @@ class _Names:
 
 
 _names = _Names(frozenset())
+
+
+def sensitive_names() -> object:
+    """Return what stands for the sensitive names; another object once one was registered."""
+    return _names
 
 
 def register_sensitive_key(name: str) -> None:

@@ -57,7 +57,8 @@ class Collector(logging.Handler):
 def restored_hierarchy(monkeypatch):
     """Loggers made here are forgotten, so that their parents are; no name was warned of yet."""
     monkeypatch.setattr(_fields, "_warned_of", set())
-    get_logger("server")
+    for name in ("", "server", "flow_runs", "task_runs"):  # they stay, whoever makes them first
+        get_logger(name)
     known = dict(logging.root.manager.loggerDict)
     yield
     logging.root.manager.loggerDict.clear()
