@@ -172,6 +172,22 @@ def is_clean(error: Exception) -> bool:
     )
 
 
+def is_cut(error: Exception) -> bool:
+    """Whether the connection ended without a word."""
+    return isinstance(error, ConnectionClosed) and error.rcvd is None
+
+
+def cut_by_filter(address: Address) -> Failure:
+    """Return what it means that a Prefect server ends each connection as soon as it has the filter."""
+    return Failure(
+        QueryError(
+            f"the Prefect server at {address.shown} cuts each connection as soon as it has the filter; "
+            "it probably cannot make sense of it"
+        ),
+        is_final=True,
+    )
+
+
 def failure_of(error: Exception, address: Address) -> Failure:
     """Return what an exception of a connection means."""
     shown = address.shown

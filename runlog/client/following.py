@@ -30,6 +30,9 @@ Subprotocol = Literal["runlog", "prefect"]
 SEEN_LINES = 50_000
 """Ids of lines that are remembered, so that none is passed on twice: some 10 MB."""
 
+CUTS_BY_FILTER = 3
+"""Connections of a Prefect server that are cut in a row, each as soon as it has the filter."""
+
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0
 """Seconds before the first attempt to come back, and most seconds before any."""
 
@@ -125,6 +128,8 @@ class Following:
         self._pause = pause
         self._failures = 0
         self._is_greeted = False
+        self._has_heard = False
+        self._cuts = 0
         self._seen: dict[int, None] = {}  # in the order in which they came
         self._receipt: RunReceipt | None = None
         self.cursor = wish.cursor
@@ -151,7 +156,7 @@ class Following:
         except (ValueError, RecursionError):
             message = {}
         if message.get("type") == "auth_success":
-            self._is_greeted = False
+            self._is_greeted = self._has_heard = False
             return
         reason = str(message.get("reason") or "")[:200]
         if message.get("type") != "auth_failure" and not reason:
@@ -220,7 +225,8 @@ class Following:
 
     def alive(self) -> None:
         """Note that the server is there: attempts are counted anew."""
-        self._failures = 0
+        self._failures = self._cuts = 0
+        self._has_heard = True
 
     def _is_new(self, line: LogLine) -> bool:
         number = line.id.int
@@ -237,6 +243,18 @@ class Following:
         """Return the seconds after which to try again; `None` if that was the last attempt."""
         self._failures += 1
         return None if self._failures > self._attempts else self._pause(self._failures)
+
+    def cut_off(self) -> bool:
+        """
+        Note that the connection was cut after the greeting; returns whether the filter is to blame.
+
+        A Prefect server that cannot make sense of a filter, and has more to say
+        about it than fits into a close frame, says nothing and is gone.
+        """
+        if self._has_heard or self._wish.filter is None:
+            return False
+        self._cuts += 1
+        return self._cuts >= CUTS_BY_FILTER
 
 
 def refusal(reason: str) -> str:

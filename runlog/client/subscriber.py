@@ -30,8 +30,10 @@ from runlog.client.connecting import (
     Address,
     Connect,
     Door,
+    cut_by_filter,
     failure_of,
     is_clean,
+    is_cut,
     logs_out_socket_from_api_url,
 )
 from runlog.client.following import Following, Wish, filter_of, pause_before
@@ -308,11 +310,14 @@ class LogsSubscriber:
 
     async def _recover(self, error: Exception) -> None:
         """Wait until it is time to come back, or raise what ends the iteration."""
+        is_prefect = self.protocol == "prefect"
         self._drop()
         if not self._reconnect_on_clean_close and is_clean(error):
             self._is_over = True
             raise StopAsyncIteration
         failure = failure_of(error, self._address_or_none())
+        if is_prefect and is_cut(error) and self._following.cut_off():
+            failure = cut_by_filter(self._address_or_none())
         # What a local server published may be of the one before: a new one has another token.
         is_final = failure.is_final and (
             isinstance(failure.error, QueryError) or self._door.has_own_credentials

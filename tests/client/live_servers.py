@@ -120,7 +120,7 @@ def scripted_server(*connections, protocol="prefect", greets=True, **options):
 
 
 def says(*messages, code=None, reason=""):
-    """A connection that sends messages, and is then closed with a code; `None` keeps it open."""
+    """A connection that sends messages, and is then closed with a code; `None` keeps it open, "cut" cuts it."""
 
     async def connection(websocket):
         for message in messages:
@@ -128,6 +128,8 @@ def says(*messages, code=None, reason=""):
         if code is None:
             await websocket.wait_closed()
         elif code == "cut":
+            if messages:
+                await (await websocket.ping())  # a reset would overtake them
             websocket.transport.abort()
         else:
             await websocket.close(code, reason)

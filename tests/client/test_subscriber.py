@@ -409,6 +409,23 @@ async def test_a_prefect_servers_reason_is_raised():
         assert "query needs a runlog server" in str(await error_of(subscriber(url, query="a")))
 
 
+async def test_a_prefect_server_without_a_word():
+    """One that cuts each connection as soon as it has the filter cannot make sense of it."""
+    with scripted_server(says(code="cut")) as (url, heard):
+        error = await error_of(subscriber(url, attempts=100, filter={"level": "high"}))
+        assert isinstance(error, QueryError)
+        assert "cannot make sense of it" in str(error)
+        assert len(heard) == 6
+    # One that has been heard is restarted, and without a filter there is nothing to blame.
+    cut = [says(prefect_log(1), code="cut"), *[says(code="cut")] * 2, says(prefect_log(2))]
+    with scripted_server(*cut) as (url, _):
+        async with subscriber(url, attempts=5, filter={}) as following:
+            assert await messages(following, 2) == ["1", "2"]
+    with scripted_server(*[says(code="cut")] * 4, says(prefect_log(1))) as (url, _):
+        async with subscriber(url, attempts=5) as following:
+            assert await messages(following, 1) == ["1"]
+
+
 @pytest.mark.parametrize(
     ("url", "said"),
     [
