@@ -73,6 +73,8 @@ class Intake:
         self.progress = threading.Condition()
         """Notified whenever the sender has learnt something."""
         self._reentered: deque[tuple[bytes, str | None]] = deque()
+        # Threads that wait for room. One that is interrupted there and logs must not wait inside of waiting.
+        self._patient: set[int] = set()
         # Events by flow run, of those that began in this process and have not ended.
         self._lines_of: dict[str, int] = {}
         # Of those that ended inside another: which one. A thread may still log for them.
@@ -249,14 +251,21 @@ class Intake:
         return self._may_help() and asyncio._get_running_loop() is None  # noqa: SLF001 - documented for this use
 
     def _admit_later(self, event: bytes, run: str | None) -> tuple[bool, bool]:
-        deadline = self._clock() + self._limits.block_timeout
+        ident = threading.get_ident()
+        is_nested = ident in self._patient
+        deadline = self._clock() + (0.0 if is_nested else self._limits.block_timeout)
         self._wake()
-        while True:
-            with self.progress:
+        self._patient.add(ident)
+        try:
+            while True:
                 remaining = deadline - self._clock()
                 if remaining > 0:
-                    self.progress.wait(remaining)
-            with self.lock:
-                taken, wake = self._admit(event, run, self._clock(), final=remaining <= 0)
-            if taken is not None:
-                return taken, wake
+                    with self.progress:
+                        self.progress.wait(remaining)
+                with self.lock:
+                    taken, wake = self._admit(event, run, self._clock(), final=remaining <= 0)
+                if taken is not None:
+                    return taken, wake
+        finally:
+            if not is_nested:
+                self._patient.discard(ident)

@@ -486,6 +486,30 @@ def test_block_never_holds_up_an_event_loop(make_worker):
 # --- interruptions ---
 
 
+def test_a_signal_handler_that_logs_while_its_thread_waits_for_room(make_worker):
+    """It does not wait inside of waiting: handlers that come faster than that would pile up without end."""
+    transport = GatedTransport()
+    worker = make_worker(
+        transport, when_full="block", block_timeout=WAIT, max_queue_bytes=room_for(1), batch_interval=0
+    )
+    worker.put(event("0"))
+    assert transport.reached.wait(WAIT)
+    wait = worker._intake.progress.wait
+    answers = []
+
+    def interrupted(timeout):
+        answers.append(worker.put(event("of the handler")))
+        transport.go_on.set()
+        return wait(timeout)
+
+    worker._intake.progress.wait = interrupted
+    assert worker.put(event("1"))
+    assert answers == [False], "at once, and only once"
+    worker._intake.progress.wait = wait
+    assert worker.flush(WAIT)
+    assert transport.messages == ["0", "1"]
+
+
 def test_a_finalizer_that_logs_inside_put(make_worker, monkeypatch):
     """A line logged by a finalizer, while this thread is inside `put`, is kept and nothing locks up."""
     transport = InMemoryTransport()

@@ -382,6 +382,9 @@ gc.set_threshold(700)
 gc.collect()
 """
 
+ROOM = {"RUNLOG_DELIVERY_MAX_QUEUE_BYTES": "1000000000", "RUNLOG_DELIVERY_SHUTDOWN_TIMEOUT": "60"}
+"""For all that is logged faster than it is sent."""
+
 SECONDS = ["1", pytest.param("20", marks=pytest.mark.soak)]
 
 
@@ -389,7 +392,7 @@ SECONDS = ["1", pytest.param("20", marks=pytest.mark.soak)]
 @pytest.mark.parametrize("seconds", SECONDS)
 def test_a_signal_handler_that_logs(speakers, seconds, durability):
     """A handler that logs a thousand times a second, while four threads log: no deadlock, every line once."""
-    code, errors = speakers.run(STORM, SECONDS=seconds, RUNLOG_DURABILITY=durability)
+    code, errors = speakers.run(STORM, SECONDS=seconds, RUNLOG_DURABILITY=durability, **ROOM)
     assert (code, errors) == (0, "")
     assert speakers.said_at("signal1") > 50
     print(speakers.said_at("signal1"), "of", speakers.check(), "lines from the handler")
@@ -399,7 +402,7 @@ def test_a_signal_handler_that_logs(speakers, seconds, durability):
 @pytest.mark.parametrize("seconds", SECONDS)
 def test_finalizers_that_log(speakers, seconds, durability):
     """Finalizers and callbacks of the collector that log at any point: no deadlock, every line once."""
-    code, errors = speakers.run(GARBAGE, SECONDS=seconds, RUNLOG_DURABILITY=durability)
+    code, errors = speakers.run(GARBAGE, SECONDS=seconds, RUNLOG_DURABILITY=durability, **ROOM)
     assert (code, errors) == (0, "")
     assert min(map(speakers.said_at, ["finalizer", "start", "stop"])) > 0
     print(speakers.said_at("finalizer"), "of", speakers.check(), "lines from finalizers")
