@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import time
 
 import pytest
 from hypothesis import given, settings
@@ -16,6 +17,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
 from runlog.server.app import BackgroundServer, create_app
+from runlog.server.live import MAX_TAIL_LINES
 from runlog.server.routes import live_socket
 from runlog.server.state import Limits
 from runlog.server.storage.memory import MemoryStorage
@@ -371,6 +373,31 @@ def test_a_run_that_has_ended_has_its_receipt_at_once(fresh, sender):
     with Socket(fresh.url, run=FLOW, since=0) as client:
         _, passed = client.until("receipt")
         assert [message["type"] for message in passed] == ["heartbeat", "log", "log"]
+
+
+def test_a_slow_reader_is_told_and_misses_nothing(tmp_path):
+    """Past what is kept for all it gets a gap, then every line from the store, once and in order."""
+    count = MAX_TAIL_LINES + 5000
+    with (
+        BackgroundServer(str(tmp_path / "runlog.db")) as server,
+        Sender(server.url) as sender,
+        Socket(server.url, "prefect", filter={}) as theirs,
+        Socket(server.url) as slow,
+    ):
+        tail = server._server.config.app.state.server.tail
+        while tail.followers < 2:  # Prefect's protocol has no way to say so
+            time.sleep(0.01)
+        for first in range(0, count, 1000):
+            sender.send(*(line(f"{n} " + "x" * 200) for n in range(first, first + 1000)))
+        found, kinds = [], set()
+        while len(found) < count:
+            message = slow.receive()
+            kinds.add(message["type"])
+            if message["type"] == "log":
+                found.append(int(message["log"]["message"].split()[0]))
+        assert found == list(range(count))
+        assert "gap" in kinds
+        assert [int(text.split()[0]) for text in theirs.logs(count)] == list(range(count))
 
 
 # --- the end ------------------------------------------------------------------------------------------
