@@ -24,6 +24,7 @@ from runlog._version import __version__
 
 if TYPE_CHECKING:
     from runlog import context
+    from runlog.client import get_logs_subscriber, logs_out_socket_from_api_url
     from runlog.configuration import setup_logging
     from runlog.context import FlowRunContext, TaskRunContext, get_run_context
     from runlog.delivery import flush
@@ -43,6 +44,8 @@ if TYPE_CHECKING:
     from runlog.runs import Flow, FlowRun, Task, TaskRun, flow_run, task_run
 
 _HOME_OF = {
+    "get_logs_subscriber": "runlog.client",
+    "logs_out_socket_from_api_url": "runlog.client",
     "setup_logging": "runlog.configuration",
     "FlowRunContext": "runlog.context",
     "TaskRunContext": "runlog.context",
@@ -87,8 +90,10 @@ __all__ = [
     "flush",
     "flush_on_sigterm",
     "get_logger",
+    "get_logs_subscriber",
     "get_run_context",
     "get_run_logger",
+    "logs_out_socket_from_api_url",
     "patch_print",
     "setup_logging",
     "task_run",
