@@ -597,6 +597,17 @@ async def test_no_route_tells_of_another_run(filled, make, method, path, bounds)
             assert not any(secret in told for secret in ("billing", "of b", "of nobody", OTHER_FLOW)), told
 
 
+@pytest.mark.parametrize("bounds", [{"flow_run_id": FLOW}, {"flow_name": "etl"}], ids=["run", "flow"])
+async def test_another_flow_cannot_be_guessed(filled, make, bounds):
+    """A flow's id is made from its name; asked for, that of another flow is not there for a bound key."""
+    headers = bearer(await make("read", **bounds))
+    statuses = []
+    for name in ("etl", "billing"):
+        flow = (await filled.post("/flows/", json={"name": name}, headers=basic())).json()
+        statuses.append((await filled.get(f"/flows/{flow['id']}", headers=headers)).status_code)
+    assert statuses == [200, 404]
+
+
 def test_no_stream_tells_of_another_run(tmp_path):
     """Sockets of both kinds, events, with a key or a ticket, bring the key's own lines, stored and live, alone."""
     with (

@@ -65,7 +65,11 @@ async def read_flow(request: Request) -> Response:
     """Answer the flow that an id stands for: one that a client told of, or one of those that ran last."""
     server = state_of(request)
     flow_id = str(request.path_params["id"])
-    name = server.noted.flow_name(flow_id) or (await _flow_names(server.storage)).get(flow_id)
+    principal = principal_of(request)
+    name = server.noted.flow_name(flow_id)
+    if principal.is_bound and name != principal.flow_name:
+        name = None  # ids are made from names: an answer would tell that there is such a flow
+    name = name or (await _flow_names(server.storage)).get(flow_id)
     if name is None:
         raise HTTPException(404, "Flow not found")
     return json_response(flow_answer(name))
