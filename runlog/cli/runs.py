@@ -28,6 +28,10 @@ COLUMNS = (
 )
 
 
+SHORT_ID = 8
+"""Characters of an id that are shown at least."""
+
+
 @click.command()
 @click.option(
     "--state",
@@ -79,13 +83,22 @@ def runs(
             return
         listed = list(found)
     if listed:
-        output.table(COLUMNS, [row(run, zone) for run in listed])
+        length = id_length([str(run.get("id")) for run in listed])
+        output.table(COLUMNS, [row(run, zone, length) for run in listed])
     else:
         note("no runs")
 
 
-def row(run: dict[str, Any], zone: tzinfo) -> list[str | Cell]:
-    """Return the cells of one run."""
+def id_length(ids: list[str]) -> int:
+    """Return how many characters tell these ids apart, at least `SHORT_ID`: ids of one time begin alike."""
+    length = SHORT_ID
+    while len({run_id[:length] for run_id in ids}) < len(set(ids)):
+        length += 1
+    return length
+
+
+def row(run: dict[str, Any], zone: tzinfo, length: int) -> list[str | Cell]:
+    """Return the cells of one run, with so many characters of its id."""
     from runlog.rendering import visible  # noqa: PLC0415 - not for --help
 
     counts = run.get("counts") or {}
@@ -93,7 +106,7 @@ def row(run: dict[str, Any], zone: tzinfo) -> list[str | Cell]:
     errors = counts.get("ERROR", 0) + counts.get("CRITICAL", 0)
     warnings = counts.get("WARNING", 0)
     return [
-        visible(str(run.get("id")))[:8],
+        visible(str(run.get("id")))[:length],
         Cell(visible(state), STATE_COLORS.get(state)),
         visible(str(run.get("name") or "-")),
         visible(str(run.get("task_name" if run.get("kind") == "task" else "flow_name") or "-")),

@@ -422,12 +422,25 @@ class LogReader:
         )
 
     def _not_ours(self, path: str, status: int | None = None) -> APIError:
+        if status == 404 and self._is_prefect():
+            return APIError(
+                f"{self._shown_url} is a Prefect server: runlog sends lines to it and follows them, but it "
+                "answers no queries of runlog's and keeps no receipts; use: prefect flow-run logs",
+                status=status,
+            )
         got = "something else" if status is None else f"HTTP {status}"
         return APIError(
             f"{self._shown_url} is not the API of a runlog server: expected JSON from /runlog/v1{path}, "
             f"got {got}; its address usually ends in /api",
             status=status,
         )
+
+    def _is_prefect(self) -> bool:
+        try:
+            answer = self._request("/admin/version", {})
+            return answer.status_code == 200 and type(msgspec.json.decode(answer.content)) is str
+        except (APIError, msgspec.MsgspecError, UnicodeDecodeError):
+            return False
 
     @property
     def _shown_url(self) -> str:

@@ -6,6 +6,8 @@ import json
 
 import pytest
 
+from runlog.cli.runs import id_length
+
 RUN = {
     "id": "aaaaaaaa-0000-4000-8000-000000000001",
     "kind": "flow",
@@ -90,3 +92,17 @@ def test_a_real_server_lists_its_runs(run_cli, real_server):
     first, second = (" ".join(line.split()) for line in result.stdout.splitlines()[1:])
     assert first.startswith("aaaaaaaa FAILED friday nightly-etl 2026-11-21 11:00:10.000 5.0 s ")
     assert second.startswith("aaaabbbb RUNNING thursday nightly-etl ")
+
+
+@pytest.mark.parametrize(
+    ("ids", "length"),
+    [
+        ([], 8),
+        (["01a1feb5-aaaa", "3f9a2c11-bbbb"], 8),
+        (["01a1feb5-aaaa", "01a1feb5-aabb"], 12),
+        (["short", "short"], 8),
+    ],
+)
+def test_ids_are_shown_as_far_as_they_differ(ids, length):
+    """Ids that were made at about the same time begin alike."""
+    assert id_length(ids) == length

@@ -264,7 +264,10 @@ def test_refused_credentials_name_the_settings(reading, status):
 @pytest.mark.parametrize("question", ["logs", "run", "receipt", "status", "health"])
 def test_something_else_than_a_runlog_server(reading, answer, question):
     """Another server's answer is told from an answer of ours, and no redirection is followed."""
-    reader, server = reading(Response(answer.status_code, content=answer.content, headers=answer.headers))
+    answers = [Response(answer.status_code, content=answer.content, headers=answer.headers)]
+    if answer.status_code == 404:  # then it is asked whether it is Prefect's
+        answers.append(Response(404, json={"detail": "Not Found"}))
+    reader, server = reading(*answers)
     ask = {
         "logs": lambda: list(reader.logs()),
         "run": lambda: reader.run("abcd"),
@@ -277,7 +280,14 @@ def test_something_else_than_a_runlog_server(reading, answer, question):
         return
     with pytest.raises(APIError, match="not the API of a runlog server"):
         ask()
-    assert len(server.requests) == 1
+    assert server.answers == []
+
+
+def test_a_prefect_server_is_told_as_such(reading):
+    """Who reads from a Prefect server learns what reads there."""
+    reader, _ = reading(Response(404, json={"detail": "Not Found"}), Response(200, json="3.8.8"))
+    with pytest.raises(APIError, match=r"is a Prefect server.* prefect flow-run logs"):
+        reader.receipt("abcd")
 
 
 def test_other_errors_carry_status_and_detail(reading):
