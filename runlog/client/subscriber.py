@@ -141,7 +141,13 @@ def get_sync_logs_subscriber(
     reconnection_attempts: int = 10,
     reconnect_on_clean_close: bool = False,
     since: datetime | str | None = None,
-    **options: Any,
+    *,
+    query: str | None = None,
+    run: str | None = None,
+    cursor: str | None = None,
+    api_url: str | None = None,
+    api_key: str | None = None,
+    auth_string: str | None = None,
 ) -> SyncLogsSubscriber:
     """
     Return a subscriber for a ``with`` and a ``for``; otherwise as `get_logs_subscriber`.
@@ -151,7 +157,18 @@ def get_sync_logs_subscriber(
     from runlog.client.sync_subscriber import SyncLogsSubscriber  # noqa: PLC0415 - it imports this module
 
     return SyncLogsSubscriber(
-        get_logs_subscriber(filter, reconnection_attempts, reconnect_on_clean_close, since, **options)
+        get_logs_subscriber(
+            filter,
+            reconnection_attempts,
+            reconnect_on_clean_close,
+            since,
+            query=query,
+            run=run,
+            cursor=cursor,
+            api_url=api_url,
+            api_key=api_key,
+            auth_string=auth_string,
+        )
     )
 
 

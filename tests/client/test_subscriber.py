@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import signal
 import subprocess
 import sys
 import threading
@@ -212,6 +213,19 @@ async def test_a_gap_is_told(server, sender):
     assert "not of this store" in gaps[0].detail
 
 
+async def test_one_that_is_slow_misses_nothing(server, sender):
+    """More lines than the server keeps at hand pass meanwhile: it says so, and they come from the store."""
+    following, gaps, lines = get_logs_subscriber(api_url=server.url), [], 30_000
+    following.on_gap = gaps.append
+    async with following:
+        for first in range(0, lines, 2000):
+            sender.send(*(line(str(number)) for number in range(first, first + 2000)))
+        found = await messages(following, lines)
+    assert found == [str(number) for number in range(lines)]
+    assert gaps
+    assert "nothing is lost" in gaps[0].detail
+
+
 # --- the twin -----------------------------------------------------------------------------------------
 
 
@@ -276,6 +290,52 @@ def test_the_twin_raises_what_went_wrong(server):
         with pytest.raises(ServerUnreachableError, match="was lost"):
             next(following)
         assert list(following) == []
+
+
+PROGRAMS = {
+    "left open": """
+subscriber = get_sync_logs_subscriber(api_url=sys.argv[1])
+subscriber.__enter__()
+print("ready")
+""",
+    "a loop": """
+with get_sync_logs_subscriber(api_url=sys.argv[1]) as subscriber:
+    print("ready", flush=True)
+    for line in subscriber:
+        pass
+""",
+    "an event loop": """
+async def main():
+    async with get_logs_subscriber(api_url=sys.argv[1]) as subscriber:
+        print("ready", flush=True)
+        async for line in subscriber:
+            pass
+asyncio.run(main())
+""",
+}
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_programs_end(server, program):
+    """At their end, or by Ctrl-C while they wait for a line; at once and without a word of ours."""
+    head = "import asyncio, sys\nfrom runlog.client import get_logs_subscriber, get_sync_logs_subscriber\n"
+    with subprocess.Popen(
+        [sys.executable, "-W", "error", "-c", head + PROGRAMS[program], server.url],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout.readline() == "ready\n"
+        if program != "left open":
+            if sys.platform == "win32":
+                process.kill()
+                pytest.skip("no other process can press Ctrl-C here")
+            process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=ANY_TIME)
+    if program == "left open":
+        assert (process.returncode, errors) == (0, "")
+    else:
+        assert errors.splitlines()[-1] == "KeyboardInterrupt"
 
 
 # --- lost connections ---------------------------------------------------------------------------------

@@ -28,6 +28,7 @@ from runlog import (
     flow_run,
     flow_run_logger,
     get_logger,
+    get_logs_subscriber,
     get_run_context,
     get_run_logger,
     patch_print,
@@ -35,6 +36,7 @@ from runlog import (
     task_run,
     task_run_logger,
 )
+from runlog.client import Gap, Heartbeat, LogLine, RunReceipt, get_sync_logs_subscriber
 from runlog.loggers import RunLogAdapter
 
 assert_type(setup_logging(), dict[str, Any])
@@ -158,3 +160,31 @@ def carried(pool: ThreadPoolExecutor) -> None:
     as_function: Callable[[int], Coroutine[Any, Any, bytes]] = carry(coroutine)
     assert_type(as_function(1), Coroutine[Any, Any, bytes]).close()
     carry(3)  # type: ignore[arg-type]
+
+
+# --- following ---
+
+
+class MyFilter:
+    """As Prefect's ``LogFilter``."""
+
+    def model_dump(self, *, mode: str = "python", by_alias: bool | None = None) -> dict[str, Any]:
+        """Return it as a dictionary."""
+        return {"mode": mode, "by_alias": by_alias}
+
+
+async def follow() -> None:
+    """Follow lines."""
+    async with get_logs_subscriber(MyFilter(), 3, since="10m", query="level>=warning") as subscriber:
+        subscriber.on_gap = print
+        async for line in subscriber:
+            assert_type(line, LogLine)
+            assert_type(line.attributes, dict[str, Any])
+        async for news in subscriber.news():
+            assert_type(news, LogLine | Gap | RunReceipt | Heartbeat)
+    with get_sync_logs_subscriber({"level": {"ge_": 30}}, run="r", api_key="k") as twin:
+        for line in twin:
+            assert_type(line.cursor, str | None)
+        assert_type(twin.receipt, dict[str, Any] | None)
+    get_sync_logs_subscriber(level=3)  # type: ignore[call-arg]
+    get_logs_subscriber(3)  # type: ignore[arg-type]
