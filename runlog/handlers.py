@@ -13,6 +13,7 @@ import logging
 import os
 import threading
 import warnings
+from collections import deque
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -46,7 +47,11 @@ LEAST_QUEUE_BYTES = 65_536
 LINGER = 0.1
 """Seconds between two batches that are not full, where no batch interval is set: live enough to follow."""
 
-_resolving = threading.Lock()
+# Re-entrant, so that a thread can be asked whether it holds it.
+_resolving = threading.RLock()
+
+_interrupting: deque[tuple[logging.Handler, logging.LogRecord]] = deque()
+"""What was logged by whoever interrupted a thread that held the lock; it emits that when it has let go."""
 """Held while a handler looks for its worker: seldom, so that one lock for all is enough."""
 
 
@@ -183,7 +188,14 @@ class APILogHandler(logging.Handler):
                 return
             worker = self._worker
             if worker is None or settings is not self._settings:
-                worker = self._resolve(settings)
+                if _resolving._is_owned():  # type: ignore[attr-defined]  # noqa: SLF001 - as threading.Condition does
+                    # This thread was interrupted, by a signal handler or a finalizer that logs.
+                    _interrupting.append((self, record))
+                    return
+                try:
+                    worker = self._resolve(settings)
+                finally:
+                    _emit_interrupting()
             if (
                 not self._has_service
                 and own.get("flow_run_id") is None
@@ -299,6 +311,7 @@ class APILogHandler(logging.Handler):
             shared, self._shared = self._shared, {}
             own, self._own = self._own, []
             self._worker = self._settings = None
+        _emit_interrupting()
         for worker in shared.values():
             if not delivery.release_worker(worker, self._budget(worker, None)):
                 worker.report_undelivered()
@@ -439,9 +452,16 @@ def _check(
         raise ValueError(f"mode must be 'background' or 'sync', got {mode!r}")
 
 
+def _emit_interrupting() -> None:
+    while _interrupting:
+        handler, record = _interrupting.popleft()
+        handler.emit(record)
+
+
 def _after_fork_in_child() -> None:
     global _resolving  # noqa: PLW0603 - a thread of the parent may have held it
-    _resolving = threading.Lock()
+    _resolving = threading.RLock()
+    _interrupting.clear()
 
 
 if hasattr(os, "register_at_fork"):

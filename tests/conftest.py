@@ -15,6 +15,8 @@ from runlog import redaction
 hypothesis.settings.register_profile("runlog", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("runlog")
 
+LEVELS = frozenset({0, 10, 20, 30, 40, 50})
+
 
 @pytest.fixture
 def anyio_backend():
@@ -45,8 +47,11 @@ def restored_registries(monkeypatch):
     """Secrets and level names that a test registers are forgotten with it."""
     monkeypatch.setattr(redaction, "_values", redaction._values)
     monkeypatch.setattr(redaction, "_names", redaction._names)
-    monkeypatch.setattr(logging, "_levelToName", dict(logging._levelToName))
-    monkeypatch.setattr(logging, "_nameToLevel", dict(logging._nameToLevel))
+    # Without those of other libraries, which add theirs when they are imported.
+    own = {number: name for number, name in logging._levelToName.items() if number in LEVELS}
+    monkeypatch.setattr(logging, "_levelToName", own)
+    known = {name: number for name, number in logging._nameToLevel.items() if number in LEVELS}
+    monkeypatch.setattr(logging, "_nameToLevel", known)
 
 
 @pytest.fixture(autouse=True)

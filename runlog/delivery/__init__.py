@@ -72,7 +72,7 @@ class _Shared:
 
 
 _by_target: dict[tuple[Target, Limits], _Shared] = {}
-_lock = threading.Lock()
+_lock = threading.RLock()  # a signal handler may log while this thread holds it
 
 
 def acquire_worker(target: Target, limits: Limits) -> DeliveryWorker:
@@ -169,7 +169,7 @@ def statistics() -> list[dict[str, Any]]:
 
 def _after_fork_in_child() -> None:
     global _lock  # noqa: PLW0603 - the parent may have held it
-    _lock = threading.Lock()
+    _lock = threading.RLock()
 
 
 if hasattr(os, "register_at_fork"):

@@ -37,7 +37,7 @@ GOODBYE_SECONDS = 1.0
 """Most seconds that a goodbye may take: it proves that nothing is missing, and carries no line."""
 
 _workers: set[DeliveryWorker] = set()
-_lock = threading.Lock()
+_lock = threading.RLock()  # a signal handler may log while this thread holds it
 _fork_lock = threading.Lock()
 _watched_pid: int | None = None
 _finalized_pid: int | None = None
@@ -142,7 +142,7 @@ def _after_fork_in_parent() -> None:
 
 def _after_fork_in_child() -> None:
     global _lock, _fork_lock, _deadline  # noqa: PLW0603 - a child has its own
-    _lock = threading.Lock()
+    _lock = threading.RLock()
     _fork_lock = threading.Lock()
     _deadline = None
     for worker in list(_workers):

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from server_lines import FLOW, OTHER_FLOW, OTHER_PRODUCER, PRODUCER, TASK, batch, finished, line
 
-from runlog.server.follower import Step, follow
+from runlog.server.follower import Follower, Step, follow
 from runlog.server.ingest import Ingest
 from runlog.server.live import MAX_STEP_BYTES, MAX_STEP_LINES, Tail
 from runlog.server.query import LevelBetween, RunIn
@@ -410,5 +410,5 @@ async def test_followers_that_leave_are_forgotten(storage, tail, writer):
         follower.close()
     del follower
     gc.collect()
-    assert not [one for one in gc.get_objects() if type(one).__name__ == "Follower"]
+    assert not [one for one in gc.get_objects() if type(one) is Follower]
     assert (tail.followers, tail._lines) == (0, [])
