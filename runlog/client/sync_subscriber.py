@@ -72,7 +72,7 @@ class SyncLogsSubscriber:
             self.close()
             raise
         error = self._error
-        if error is not None:
+        if error is not None and not self._is_connected:  # what failed later comes after the lines before it
             self.close()
             raise error
         return self
