@@ -8,7 +8,7 @@ here before it is queued, written or printed. Four things count as secrets:
    forms that ``repr``, JSON, URLs and Basic authentication give them. Loading
    the settings registers its own keys.
 2. **Well-known token formats**: GitHub, GitLab, AWS key ids, Slack, OpenAI and
-   Anthropic, Google, Stripe, Prefect, JSON web tokens, PEM private keys,
+   Anthropic, Google, Stripe, Prefect, runlog, JSON web tokens, PEM private keys,
    ``Bearer`` and ``Basic`` credentials, passwords in URLs.
 3. **Values of sensitive names in text**: ``password=...``, ``"api_key": "..."``,
    ``--token ...``. Which names are sensitive, `is_sensitive_key` decides. What
@@ -223,6 +223,7 @@ _TOKENS = re.compile(
       | github_pat_[A-Za-z0-9_]{20,}
       | [sr]k_(?:live|test)_[A-Za-z0-9]{10,}
       | pn[ub]_[A-Za-z0-9]{30,}
+      | rl_[0-9a-f]{8}_[A-Za-z0-9_-]{40,}
       | glpat-[A-Za-z0-9_.-]{20,}
       | xox[abeoprs]-[A-Za-z0-9-]{10,}
       | sk-(?=[A-Za-z_-]*[0-9])[A-Za-z0-9_-]{20,}
@@ -262,6 +263,7 @@ def redact_text(text: str) -> str:
                 or "k_test_" in text
                 or "pnu_" in text
                 or "pnb_" in text
+                or "rl_" in text
             )
         )
         or ("-" in text and ("sk-" in text or "xox" in text or "glpat-" in text or "PRIVATE KEY" in text))

@@ -108,6 +108,7 @@ TOKENS = [
     "sk_live_" + "4eC39HqLyjWDarjtT1zd",
     "rk_test_" + "4eC39HqLyjWDarjtT1zd",
     "pnu_" + "a1B2" * 9,
+    "rl_0123abcd_" + "a-1_B" * 8 + "xyz",
     "pnb_" + "a1B2" * 9,
     "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0NTY3ODkwIn0.dozjgNryP4J3jVmNHl0w5N_XgL0n3I9PlFUP0THsR8U",
     "-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\n\nMIIEow==\n-----END RSA PRIVATE KEY-----",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import shutil
 import sqlite3
 import threading
@@ -482,6 +483,11 @@ def test_a_backup_without_a_server(tmp_path):
     with BackgroundServer(str(database)) as server, Client(base_url=server.url) as client:
         client.post("/runlog/v1/batches", content=encoded(line()))
     back_up(database, tmp_path / "copy.db")
+    epochs = set()
+    for path in (database, tmp_path / "copy.db"):
+        with contextlib.closing(sqlite3.connect(path)) as connection:
+            epochs.add(connection.execute("SELECT epoch FROM store").fetchone())
+    assert len(epochs) == 2, "a cursor of the original is not one of the copy"
     with pytest.raises(StorageError, match="there is no database"):
         back_up(tmp_path / "nothing.db", tmp_path / "other.db")
     with pytest.raises(StorageError, match="cannot write"):

@@ -29,6 +29,9 @@ def back_up(path: Path, target: Path, *, on_progress: Callable[[int, int], None]
     """
     Copy a store to a new file, and check the copy; return its size in bytes. Blocks.
 
+    The copy has the same lines, and an epoch of its own: a stream that is resumed
+    on it, with a cursor of the original, begins anew and says so.
+
     Args:
         path: The database; a server may have it.
         target: Made with mode 0600. Appears when it is complete and sound.
@@ -77,6 +80,9 @@ def back_up(path: Path, target: Path, *, on_progress: Callable[[int, int], None]
             (problem,) = copy.execute("PRAGMA quick_check(1)").fetchone()
             if problem != "ok":
                 raise StorageError(f"the copy of {path} is damaged: {problem}")
+            if copy.execute("SELECT 1 FROM sqlite_schema WHERE name = 'store'").fetchone():
+                # What the copy stores from now on is its own: places in one are not the other's.
+                copy.execute("UPDATE store SET epoch = lower(hex(randomblob(8)))")
         with part.open("rb") as file:
             os.fsync(file.fileno())
         part.rename(target)
