@@ -50,7 +50,8 @@ class ExceptionInfo(msgspec.Struct, frozen=True):
     """What `traceback.format_exception` prints, causes and contexts included."""
 
 
-class LogEvent(msgspec.Struct, kw_only=True, omit_defaults=True):
+# Events hold JSON values and so no cycles: the collector need not look at the thousands of a batch.
+class LogEvent(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
     """
     One log record, rendered: no argument or object of the program is left in it.
 
