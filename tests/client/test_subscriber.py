@@ -318,7 +318,11 @@ asyncio.run(main())
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_programs_end(server, program):
     """At their end, or by Ctrl-C while they wait for a line; at once and without a word of ours."""
-    head = "import asyncio, sys\nfrom runlog.client import get_logs_subscriber, get_sync_logs_subscriber\n"
+    head = (
+        "import asyncio, signal, sys\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a test runner in the background has it ignored
+        "from runlog.client import get_logs_subscriber, get_sync_logs_subscriber\n"
+    )
     with subprocess.Popen(
         [sys.executable, "-W", "error", "-c", head + PROGRAMS[program], server.url],
         stdout=subprocess.PIPE,
@@ -331,7 +335,10 @@ def test_programs_end(server, program):
                 process.kill()
                 pytest.skip("no other process can press Ctrl-C here")
             process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=ANY_TIME)
+        try:
+            _, errors = process.communicate(timeout=ANY_TIME)
+        finally:
+            process.kill()  # one that has ended does not mind
     if program == "left open":
         assert (process.returncode, errors) == (0, "")
     else:

@@ -130,7 +130,14 @@ def test_a_normal_end_delivers(run, sink):
     assert sink.messages == [f"{i:03d}" for i in range(100)]
 
 
-@pytest.mark.parametrize("end", ["raise RuntimeError", "sys.exit(3)", "os.kill(os.getpid(), signal.SIGINT)"])
+@pytest.mark.parametrize(
+    "end",
+    [
+        "raise RuntimeError",
+        "sys.exit(3)",
+        "signal.signal(signal.SIGINT, signal.default_int_handler); os.kill(os.getpid(), signal.SIGINT)",
+    ],
+)
 def test_an_abnormal_end_delivers(run, sink, end):
     """An exception at the top level, an exit code and Ctrl-C run exit hooks: the lines arrive."""
     done, _ = run(f'configure().info("last words")\n{end}')
