@@ -55,6 +55,8 @@ class _Segment:
 
     def __init__(self, writer: SegmentWriter, first_seq: int) -> None:
         self.writer = writer
+        self.start = writer.size
+        """Where its frames begin."""
         self.reader = SegmentReader(writer.read, writer.size)
         self.next_seq = first_seq
         self.is_usable = True
@@ -111,8 +113,6 @@ class SpoolQueue:
         self._segments: deque[_Segment] = deque()
         # Acknowledged as a whole, and to be deleted.
         self._done: deque[_Segment] = deque()
-        # What `take` reads from while nobody holds the lock.
-        self._reading: _Segment | None = None
         self._is_entry_synced = True
         self._own_bytes = 0
         self._others_bytes = 0
@@ -336,12 +336,11 @@ class SpoolQueue:
             dropped = self._memory.drop_oldest(size_bytes, reason)
         else:
             while len(self._segments) > 1 and not self.has_room(size_bytes):
-                if self._segments[0] is self._reading:
-                    break  # it is on its way
                 segment = self._segments.popleft()
                 if segment.next_seq > self._first_seq:
                     left = BatchBuilder(self._first_seq, 2**62)
-                    segment.reader.collect(left, segment.writer.size)
+                    # Not with the segment's own reader: `take` may be in the middle of it.
+                    SegmentReader(segment.writer.read, segment.start).collect(left, segment.writer.size)
                     dropped += len(left.events)
                     self._waiting_bytes -= left.size
                     self._lost.append(DropMarker(self._first_seq, segment.next_seq - self._first_seq, reason))
@@ -371,22 +370,23 @@ class SpoolQueue:
         """
         with self._lock:
             builder = BatchBuilder(self.first_seq, self._max_batch_bytes)
-            while self._lost:
-                marker = self._lost.popleft()
+            lost = tuple(self._lost)
+            self._lost.clear()
+            for marker in lost:
                 builder.mark(marker.count, marker.reason)
+            begun_at = self._first_seq
             segment = next((segment for segment in self._segments if not segment.is_read), None)
-            self._reading = segment
             end = segment.writer.size if segment is not None else 0
             if segment is None and self._gap is not None and self._memory is None:
                 reason, count = self._gap
                 self._gap = None
                 builder.mark(count, reason)
-        try:
-            if segment is not None:
-                segment.reader.collect(builder, end)
-        finally:
-            self._reading = None
+        if segment is not None:
+            segment.reader.collect(builder, end)
         with self._lock:
+            if self._first_seq != begun_at:  # what was read has been dropped meanwhile
+                self._lost.extendleft(reversed(lost))
+                return self.take()
             if segment is not None and segment.is_read and builder.seq < segment.next_seq:
                 builder.mark(segment.next_seq - builder.seq, DAMAGED)
             batch = builder.build()

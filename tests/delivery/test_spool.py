@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sys
 import threading
+from collections import deque
 
 import pytest
 from hypothesis import given, settings
@@ -582,6 +583,20 @@ def test_where_room_is_not_set_aside(tmp_path, monkeypatch):
     assert not segments.can_map(tmp_path)
 
 
+def _reads_meanwhile(queue, during):
+    """Let another thread do something while the first segment is read."""
+    read = queue._segments[0].writer.read
+
+    def reading(offset, length):
+        other = threading.Thread(target=during)
+        queue._segments[0].reader._read = read
+        other.start()
+        other.join()
+        return read(offset, length)
+
+    queue._segments[0].reader._read = reading
+
+
 def test_adding_goes_on_while_a_batch_is_read(make, monkeypatch):
     """The reader of a batch holds no lock, and what is added meanwhile comes with the next."""
     monkeypatch.setattr(spool_queue, "SEGMENT_BYTES", 1)  # a segment for each
@@ -589,23 +604,39 @@ def test_adding_goes_on_while_a_batch_is_read(make, monkeypatch):
     queue = make(lock=lock)
     queue.add(b"a", now=0.0)
     queue.add(b"b", now=0.0)
-    read = queue._segments[0].writer.read
-
-    def reading(offset, length):
-        other = threading.Thread(target=add)
-        other.start()
-        other.join()
-        return read(offset, length)
 
     def add():
         with lock:
             queue.add(b"c", now=0.0)
-            assert queue.drop_oldest(10**12, "spool_full") == 0, "what is being read stays"
 
-    queue._segments[0].reader._read = reading
+    _reads_meanwhile(queue, add)
     assert read_back([queue.take()]) == [b"a"]
-    queue._segments[0].reader._read = read
     assert read_back(drain(queue), 1) == [b"b", b"c"]
+
+
+def test_what_is_dropped_while_it_is_read(make, monkeypatch):
+    """The oldest make room also while they are being read; a marker goes in their place, once."""
+    monkeypatch.setattr(spool_queue, "SEGMENT_BYTES", 1)
+    lock = threading.RLock()
+    queue = make(lock=lock)
+    for event in (b"a", b"b", b"c", b"d"):
+        queue.add(event, now=0.0)
+    assert queue._lost == deque()
+    with lock:
+        monkeypatch.setattr(queue, "_max_spool_bytes", queue.held_bytes - 1)
+        assert queue.drop_oldest(0, "spool_full") == 1
+
+    def drop():
+        with lock:
+            monkeypatch.setattr(queue, "_max_spool_bytes", queue.held_bytes - 1)
+            assert queue.drop_oldest(0, "spool_full") == 1
+
+    _reads_meanwhile(queue, drop)
+    batches = drain(queue)
+    queue.clean()
+    assert read_back(batches) == [None, None, b"c", b"d"]
+    assert [marker.reason for batch in batches for marker in batch.dropped] == ["spool_full"] * 2
+    assert queue.held == 2
 
 
 def test_a_killed_process_leaves_all_that_returned(tmp_path):

@@ -174,11 +174,12 @@ def _missing(
         SeqRange(max(first, within.first_seq), min(last, within.last_seq))
         for first, last in reader.all(
             # No two ranges touch, so that only the last that begins before can reach into this one.
-            "SELECT first_seq, last_seq FROM removed WHERE producer = ?1 AND first_seq <= ?3 "
+            "SELECT first_seq, last_seq FROM removed WHERE producer = ? AND first_seq <= ? "
             "AND first_seq >= ifnull((SELECT max(first_seq) FROM removed "
-            "WHERE producer = ?1 AND first_seq <= ?2), ?2) AND last_seq >= ?2",
-            key,
-            *within,
+            "WHERE producer = ? AND first_seq <= ?), ?) AND last_seq >= ?",
+            *(key, within.last_seq),
+            *(key, within.first_seq),
+            *(within.first_seq, within.first_seq),
         )
     ]
     if stored + dropped + sum(part.length for part in removed) == within.length:
