@@ -86,12 +86,12 @@ class _FlushOnSigterm:
             self._deadline = now + self.timeout
         if not self._is_flushing and now < self._deadline:
             if _is_delivering(frame):
-                # Not by threading, whose locks the interrupted code may hold. Fails where Python ends.
+                # Not by threading, whose locks the interrupted code may hold. Where Python ends it takes no
+                # thread any more: then the delivery at the end is what was interrupted, and the end follows.
                 with contextlib.suppress(RuntimeError):
                     _thread.start_new_thread(self._send_again, (number, self._deadline))
-                    return
-            else:
-                self._flush(self._deadline)
+                return
+            self._flush(self._deadline)
         self._deadline = None
         self._go_on(number, frame)
 
