@@ -209,13 +209,6 @@ class Batcher:
         held = self.held_bytes
         return held == 0 or held + size_bytes + EVENT_OVERHEAD_BYTES <= self._max_queue_bytes
 
-    def offer(self, event: bytes, now: float) -> bool | None:
-        """Do as `add` does if there is room for the event; `None` if there is not."""
-        held = self._waiting_bytes + self._in_flight_bytes
-        if held and held + len(event) + EVENT_OVERHEAD_BYTES > self._max_queue_bytes:
-            return None
-        return self.add(event, now=now)
-
     def add(self, event: bytes, *, now: float) -> bool:
         """
         Queue one encoded event under the next seq, whether or not there is room.

@@ -64,10 +64,9 @@ def encode_frame(seq: int, kind: int, payload: bytes) -> bytes:
 
 
 def put_frame(buffer: mmap, offset: int, seq: int, kind: int, payload: bytes) -> None:
-    """Write one frame into a buffer that has the room, in as few steps as can be."""
+    """Write what `encode_frame` returns into a buffer that has the room, without making it first."""
     length = len(payload)
-    checksum = crc32(payload) ^ ((seq ^ (seq >> 32) ^ (length << 7) ^ (kind << 29)) & 0xFFFFFFFF)
-    _pack_into(buffer, offset, FRAME_MAGIC, kind, seq, length, checksum)
+    _pack_into(buffer, offset, FRAME_MAGIC, kind, seq, length, _checksum(kind, seq, length, payload))
     offset += HEADER_BYTES
     buffer[offset : offset + length] = payload
 

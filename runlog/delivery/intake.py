@@ -109,18 +109,9 @@ class Intake:
             # handler: the interrupted call takes this event in before it returns.
             self._reentered.append((event, run))
             return True
-        taken: bool | None
         with lock:
             # As little as can be: while one thread is in here, others that log wait.
-            now = self._clock()
-            offered = self.queue.offer(event, now)
-            if offered is None:
-                taken, wake = self._admit(event, run, now)
-            else:
-                taken, wake = True, offered
-                self.accepted += 1
-                if self._lines_of:
-                    self._count(run)
+            taken, wake = self._admit(event, run, self._clock())
             if self._reentered:
                 wake |= self.admit_reentered()
         if taken is None:
@@ -136,13 +127,12 @@ class Intake:
         It goes with the next one of another thread, or at the end: if it were a
         reason to send, and sending the reason for it, there would be no end.
         """
+        if self.lock._is_owned():  # type: ignore[attr-defined]  # noqa: SLF001 - as in `put`
+            self._reentered.append((event, run))
+            return
         with self.lock:
             was_idle = self.queue.next_due() is None
-            now = self._clock()
-            if self.queue.has_room(len(event)):
-                self._accept(event, run, now)
-            else:
-                self._drop_new(run, now)
+            self._accept_or_drop(event, run)
             if was_idle:
                 self.queue.wait_for_more()
 
@@ -183,11 +173,7 @@ class Intake:
         """Queue what calls that interrupted a `put` left here. Holds the lock; returns whether to wake."""
         wake = False
         while self._reentered:
-            event, run = self._reentered.popleft()
-            now = self._clock()
-            wake |= (
-                self._accept(event, run, now) if self.queue.has_room(len(event)) else self._drop_new(run, now)
-            )
+            wake |= self._accept_or_drop(*self._reentered.popleft())
         return wake
 
     def _after_put(self, *, wake: bool) -> None:
@@ -223,9 +209,17 @@ class Intake:
             return None, False
         return False, self._drop_new(run, now)
 
+    def _accept_or_drop(self, event: bytes, run: str | None) -> bool:
+        """Queue the event if there is room, whatever the policy; for who must neither wait nor take room."""
+        now = self._clock()
+        if self.queue.has_room(len(event)):
+            return self._accept(event, run, now)
+        return self._drop_new(run, now)
+
     def _accept(self, event: bytes, run: str | None, now: float) -> bool:
         self.accepted += 1
-        self._count(run)
+        if self._lines_of:
+            self._count(run)
         return self.queue.add(event, now=now)
 
     def _count(self, run: str | None) -> None:

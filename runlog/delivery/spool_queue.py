@@ -175,16 +175,6 @@ class SpoolQueue:
 
     # --- taking in ---
 
-    def offer(self, event: bytes, now: float) -> bool | None:
-        """Do as `add` does if there is room for the event; `None` if there is not."""
-        if self._memory is None:
-            used = self._own_bytes + self._others_bytes + len(event) + FRAME_OVERHEAD_BYTES
-            if used > self._max_spool_bytes and self._held:
-                return None
-        elif not self._memory.has_room(len(event)):
-            return None
-        return self.add(event, now=now)
-
     def add(self, event: bytes, *, now: float) -> bool:
         """Write one event under the next seq. Returns whether a sleeping sender must be woken."""
         if self._memory is not None and now >= self._disk_due:

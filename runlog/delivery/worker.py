@@ -218,8 +218,9 @@ class DeliveryWorker:
         self._sender_ident = threading.get_ident()
         # An import at the end of a program that was interrupted would change its exit code.
         prepare = getattr(self._transport, "prepare", None)
-        if prepare is not None and self._transport.target is not None:
-            prepare()
+        with contextlib.suppress(Exception):  # what is wrong shows again with the first batch, and is told
+            if prepare is not None and self._transport.target is not None:
+                prepare()
         while self._generation == generation:
             try:
                 with self._send_lock:
@@ -380,17 +381,14 @@ class DeliveryWorker:
         if self.is_own_thread:
             return False
         deadline = self._clock() + (self.limits.shutdown_timeout if timeout is None else timeout)
-        with self._intake.lock:
-            self._intake.admit_reentered()
-            target = self._intake.queue.next_seq - 1
+        target = self._last_taken()
         if self._acked_seq >= target:
             return True
         if self.limits.durability == "sync":
             self._sync()
         if self._transport.target is None:
             return False
-        self._flush_seq = target
-        self._retry_at = min(self._retry_at, max(self._clock(), self._not_before))  # worth a try now
+        self._send_up_to(target)
         self._wake.put(None)
         thread = self._thread
         if thread is None:
@@ -403,6 +401,17 @@ class DeliveryWorker:
             return self._intake.progress.wait_for(
                 lambda: self._acked_seq >= target, timeout=max(0.0, deadline - self._clock())
             )
+
+    def _last_taken(self) -> int:
+        """Return the seq of the last event that was taken; -1 for none."""
+        with self._intake.lock:
+            self._intake.admit_reentered()
+            return self._intake.queue.next_seq - 1
+
+    def _send_up_to(self, target: int) -> None:
+        """Make all up to a seq due, and the next try with it, unless the server asked to be left alone."""
+        self._flush_seq = target
+        self._retry_at = min(self._retry_at, max(self._clock(), self._not_before))
 
     def _drain(self, target: int, deadline: float) -> None:
         """Send in the calling thread until *target* is acknowledged or the time is up."""
@@ -426,11 +435,9 @@ class DeliveryWorker:
         For ``mode="sync"``. Arguments and answer are those of `flush`.
         """
         deadline = self._clock() + (self.limits.shutdown_timeout if timeout is None else timeout)
-        with self._intake.lock:
-            target = self._intake.queue.next_seq - 1
+        target = self._last_taken()
         if self._acked_seq < target and self._transport.target is not None:
-            self._flush_seq = target
-            self._retry_at = min(self._retry_at, max(self._clock(), self._not_before))
+            self._send_up_to(target)
             self._drain(target, deadline)
         return self._acked_seq >= target
 

@@ -486,6 +486,34 @@ def test_block_never_holds_up_an_event_loop(make_worker):
 # --- interruptions ---
 
 
+def test_a_finalizer_in_the_sending_thread_inside_the_lock(make_worker):
+    """What the sending thread sets aside while it holds the queue's lock is taken in once it has let go."""
+    transport = InMemoryTransport()
+    worker = make_worker(transport)
+    worker.put(event("a"), background=False)
+    with worker._intake.lock:
+        held = worker._intake.queue.held
+        worker.put_aside(event("of the finalizer"))
+        assert worker._intake.queue.held == held, "the queue may be in the middle of a change"
+    assert worker.send_now(WAIT)
+    assert transport.messages == ["a", "of the finalizer"]
+
+
+def test_what_cannot_be_prepared_does_not_end_delivery(make_worker):
+    """A transport that fails before the first batch is tried again with it."""
+    transport = InMemoryTransport()
+
+    def prepare():
+        raise ImportError("no such module")
+
+    transport.prepare = prepare
+    worker = make_worker(transport, batch_interval=0)
+    worker.put(event("a"))
+    assert worker.flush(WAIT)
+    assert worker._thread.is_alive()
+    assert transport.messages == ["a"]
+
+
 def test_a_signal_handler_that_logs_while_its_thread_waits_for_room(make_worker):
     """It does not wait inside of waiting: handlers that come faster than that would pile up without end."""
     transport = GatedTransport()
