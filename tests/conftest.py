@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
+import subprocess
 import sys
 
 import hypothesis
@@ -85,3 +87,25 @@ def _loggers():
     return [
         item for item in logging.getLogger().manager.loggerDict.values() if isinstance(item, logging.Logger)
     ]
+
+
+@pytest.fixture
+def mount_disk(tmp_path):
+    """Mounts one file system of a size such as ``4m``, and returns its directory, where the machine lets us."""
+    mounted = []
+
+    def mount(size):
+        if sys.platform != "linux" or os.getuid() != 0 or shutil.which("mount") is None:
+            pytest.skip("needs root on Linux, to mount a small file system")
+        directory = tmp_path / "disk"
+        directory.mkdir()
+        command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(directory)]
+        made = subprocess.run(command, capture_output=True, text=True, check=False)
+        if made.returncode:
+            pytest.skip(f"no file system can be mounted here: {made.stderr.strip()}")
+        mounted.append(directory)
+        return directory
+
+    yield mount
+    for directory in mounted:
+        subprocess.run(["umount", "-l", str(directory)], check=True)

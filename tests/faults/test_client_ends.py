@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import shutil
 import subprocess
 import sys
 import threading
@@ -134,18 +133,9 @@ def test_programs_that_are_killed_together(program, database, server):
 
 
 @pytest.fixture
-def small_disk(tmp_path):
+def small_disk(mount_disk):
     """A file system of one MiB, on a machine that lets us make one."""
-    if sys.platform != "linux" or os.getuid() != 0 or shutil.which("mount") is None:
-        pytest.skip("needs root on Linux, to mount a small file system")
-    directory = tmp_path / "disk"
-    directory.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(directory)]
-    made = subprocess.run(mount, capture_output=True, text=True, check=False)
-    if made.returncode:
-        pytest.skip(f"no file system can be mounted here: {made.stderr.strip()}")
-    yield directory
-    subprocess.run(["umount", "-l", str(directory)], check=True)
+    return mount_disk("1m")
 
 
 @pytest.mark.parametrize("read_only", [False, True], ids=["full", "read-only"])

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import shutil
-import subprocess
-import sys
 
 import pytest
 from server_lines import encoded, line
@@ -18,18 +14,9 @@ BATCHES = "/runlog/v1/batches"
 
 
 @pytest.fixture
-def small_disk(tmp_path):
+def small_disk(mount_disk):
     """A file system of four MiB, on a machine that lets us make one."""
-    if sys.platform != "linux" or os.getuid() != 0 or shutil.which("mount") is None:
-        pytest.skip("needs root on Linux, to mount a small file system")
-    directory = tmp_path / "disk"
-    directory.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(directory)]
-    made = subprocess.run(mount, capture_output=True, text=True, check=False)
-    if made.returncode:
-        pytest.skip(f"no file system can be mounted here: {made.stderr.strip()}")
-    yield directory
-    subprocess.run(["umount", "-l", str(directory)], check=True)
+    return mount_disk("4m")
 
 
 def fill(path):
